@@ -1,0 +1,103 @@
+# Every target makes what it needs. Two are all the set-up: `make up` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DRP := $(BIN)/drp
+PYTEST := $(BIN)/python -m pytest
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+$(VENV)/made: requirements/build.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "Python 3.11, 3.12 or 3.13 is needed; found $$($(PYTHON) --version). Untouched: everything. Next: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@echo "making the virtual environment"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	@touch $@
+
+$(VENV)/run: $(VENV)/made requirements/run.txt pyproject.toml
+	@echo "installing the platform's packages (about 1.4 GB the first time)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/run.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test: $(VENV)/run requirements/test.txt
+	@echo "installing the test tools"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/test.txt
+	@touch $@
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 22
+
+.PHONY: setup
+setup: $(VENV)/run ## Install everything the platform needs into .venv
+
+.PHONY: up start
+up: $(VENV)/run ## Bring the whole platform up on this machine
+	@$(DRP) up
+start: up ## The same as up
+
+.PHONY: down
+down: $(VENV)/run ## End every process; state stays
+	@$(DRP) down
+
+.PHONY: reset
+reset: $(VENV)/run ## End everything and remove all state (asks first)
+	@$(DRP) reset
+
+.PHONY: infrastructure database seed
+infrastructure: $(VENV)/run ## Materialise the infrastructure assets
+	@$(DRP) materialize infrastructure
+database: $(VENV)/run ## Start the databases and apply their schema
+	@$(DRP) materialize databases
+	@$(DRP) materialize schema
+seed: $(VENV)/run ## Load the knowledge sets
+	@$(DRP) materialize knowledge
+
+.PHONY: health
+health: $(VENV)/run ## Ask every service how it is
+	@$(DRP) health
+
+.PHONY: validate
+validate: $(VENV)/run ## Validate the catalog and look at the machine
+	@$(DRP) catalog validate
+	@$(DRP) doctor
+
+.PHONY: dev
+dev: $(VENV)/run ## Bring the platform up and reload services and definitions when their files change
+	@$(DRP) dev
+
+.PHONY: demo
+demo: $(VENV)/run ## Talk with the platform in the terminal
+	@$(DRP) demo
+
+.PHONY: test
+test: $(VENV)/test ## Run the project's own tests
+	@$(PYTEST) -m "not install and not vault" -n 2 --dist loadgroup
+
+.PHONY: test-install
+test-install: $(VENV)/test ## Bring the platform up as root and as an ordinary user, with and without Go, Java and Maven
+	@$(PYTEST) -m install tests/install
+
+.PHONY: check
+check: $(VENV)/test ## Lint, types, import contracts, catalog, documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ty check
+	@$(BIN)/lint-imports
+	@$(DRP) catalog validate
+	@$(BIN)/python scripts/check_requirements.py
+
+.PHONY: format
+format: $(VENV)/test ## Format the code
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/test ## Measure, print, and write docs/benchmarks.md
+	@$(BIN)/python scripts/bench.py
+
+.PHONY: lock
+lock: $(VENV)/made ## Resolve the dependencies again, with hashes and without addresses
+	@for set in build test; do $(BIN)/uv pip compile requirements/$$set.in $$([ $$set = test ] && echo -c requirements/run.txt) --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --universal --python-version 3.11 -o requirements/$$set.txt; done
+	@$(BIN)/uv pip compile pyproject.toml --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --universal --python-version 3.11 -o requirements/run.txt

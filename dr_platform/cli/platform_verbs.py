@@ -1,0 +1,196 @@
+"""Verbs about the platform as a whole: up, down, reset, status, health, doctor, top, check."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from dr_platform.cli.context import JsonOption, console, mark, platform_of, print_json, say
+from dr_platform.cli.follow import RunFailed, follow
+from dr_platform.errors import ExitCode
+from dr_platform.identity import current_actor
+from dr_platform.platform import Platform
+
+
+def up(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Bring the whole platform up by a Dagster run and show it; a second time changes nothing."""
+    from dr_platform.dagster_client import DagsterClient
+    from dr_platform.lifecycle import start_foundation
+    from dr_platform.status import collect, urls
+
+    platform = platform_of(context)
+    started = platform.clock.monotonic()
+    start_foundation(platform, say)
+    client = DagsterClient(urls(platform)["dagster"])
+    client.wait_until_ready(120.0)
+    say("dagster: answers")
+    run_id = client.launch_job("bring_up", tags={"dr-platform/actor": current_actor()})
+    result = follow(client, run_id)
+    start_traffic(platform)
+    status = collect(platform)
+    if as_json:
+        print_json(status.as_json() | {"run_id": run_id, "duration_s": round(platform.clock.monotonic() - started, 1)})
+    else:
+        show_status(platform)
+        console.print(f"up in {platform.clock.monotonic() - started:.0f} s; run {status.urls['dagster']}/runs/{run_id}")
+    if not result.succeeded:
+        raise RunFailed(run_id, result.failures, status.urls["dagster"])
+
+
+def start_traffic(platform: Platform) -> None:
+    """Keep a little honest load on the services, so that indicators have something to measure."""
+    from dr_platform.infrastructure.replicas import traffic_program
+
+    platform.supervisor.put([traffic_program(platform.process_environment())])
+
+
+def down(context: typer.Context) -> None:
+    """End every process of this environment; state stays, and `drp up` continues from it."""
+    from dr_platform.lifecycle import stop
+
+    stop(platform_of(context), say)
+    say("nothing of this environment runs any more; its state is kept")
+
+
+def reset(
+    context: typer.Context, yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")] = False
+) -> None:
+    """End everything and remove all state: databases, secrets, logs. Asks first."""
+    from dr_platform.lifecycle import erase, stop
+
+    platform = platform_of(context)
+    platform.require_local()
+    root = platform.state.root
+    if not root.exists():
+        say(f"there is no state at {root}")
+    elif not yes:
+        say(f"this removes {root}: all databases, keys, evidence and logs of {platform.environment.name}.")
+        answer = typer.prompt(f"Type the environment's name ({platform.environment.name}) to go on", default="", show_default=False)
+        if answer != platform.environment.name:
+            say("Not confirmed. Untouched: everything.")
+            raise typer.Exit(ExitCode.REFUSED)
+    stop(platform, say)
+    erase(platform, say)
+
+
+def status(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show services, databases, assets and addresses."""
+    from dr_platform.status import collect
+
+    platform = platform_of(context)
+    if as_json:
+        print_json(collect(platform).as_json())
+    else:
+        show_status(platform)
+
+
+def show_status(platform: Platform) -> None:
+    from dr_platform.status import collect
+
+    found = collect(platform)
+    services = Table("service", "namespace", "slot", "version", "ready", "healthy", "address", box=None)
+    for s in found.services:
+        ready = f"{s.replicas_ready}/{s.replicas_desired}"
+        services.add_row(s.name, s.namespace, s.slot or "-", s.version or "-", ready, mark(s.healthy), s.address)
+    databases = Table("database", "server", "version", "healthy", "latency", box=None)
+    for d in found.databases:
+        latency = "-" if d.latency_ms is None else f"{d.latency_ms:.1f} ms"
+        databases.add_row(d.name, d.server or "-", d.server_version or "-", mark(d.healthy), latency)
+    console.print(services, "", databases, "")
+    assets = found.assets
+    console.print(
+        f"assets: {assets.materialized} materialised, {assets.failed} failed; "
+        f"checks: {assets.checks_passed} passed, {assets.checks_failed} failed"
+    )
+    for name, url in found.urls.items():
+        console.print(f"{name}: {url}")
+
+
+def health(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Ask every service and database how it is; exit code 1 unless all are healthy."""
+    from dr_platform.health import all_health_bodies
+
+    platform = platform_of(context)
+    bodies = all_health_bodies(platform)
+    healthy = all(body.get("status") == "healthy" for body in bodies.values())
+    if as_json:
+        print_json({"healthy": healthy, "services": bodies})
+    else:
+        table = Table("service", "status", "version", "unhealthy dependencies", box=None)
+        for name, body in bodies.items():
+            sick = [k for k, v in body.get("dependencies", {}).items() if v != "healthy"]
+            detail = ", ".join(sick) or str(body.get("reason", ""))
+            table.add_row(name, mark(body.get("status") == "healthy"), str(body.get("version", "-")), detail)
+        console.print(table)
+    if not healthy:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Look at the machine and at what runs, and say what to do about what is wrong."""
+    from dr_platform.doctor import diagnose
+
+    found = list(diagnose(platform_of(context)))
+    if as_json:
+        print_json([asdict(d) for d in found])
+    else:
+        table = Table("check", "", "found", "remedy", box=None)
+        for d in found:
+            table.add_row(d.check, mark(d.ok), d.found, d.remedy)
+        console.print(table)
+    if not all(d.ok for d in found):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def top(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show what every process uses: processor, memory (its proportional share), restarts."""
+    from dr_platform.usage import usage
+
+    platform = platform_of(context)
+    rows = usage(platform.supervisor, platform.clock)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table("process", "pid", "state", "cpu", "memory", "up", box=None)
+    for row in rows:
+        memory = f"{row.pss_bytes / 2**20:.0f} MiB"
+        table.add_row(row.name, str(row.pid or "-"), row.state, f"{row.cpu_percent:.1f} %", memory, f"{row.up_s:.0f} s")
+    total = sum(row.pss_bytes for row in rows)
+    console.print(table, f"{len(rows)} processes, {total / 2**30:.2f} GiB")
+
+
+def materialize(
+    context: typer.Context,
+    selection: Annotated[str, typer.Argument(help="An asset, such as services/api-gateway, or a layer, such as services.")],
+) -> None:
+    """Bring assets to what they should be, by a Dagster run, and run their checks."""
+    _launch(context, "bring_up", selection)
+
+
+def check(
+    context: typer.Context,
+    selection: Annotated[str | None, typer.Argument(help="An asset or a layer; all checks without it.")] = None,
+) -> None:
+    """Run all checks by a Dagster run; exit code 1 unless all pass."""
+    _launch(context, "health", selection)
+
+
+def _launch(context: typer.Context, job: str, selection: str | None) -> None:
+    from dr_platform.dagster_client import DagsterClient
+    from dr_platform.status import urls
+
+    platform = platform_of(context)
+    client = DagsterClient(urls(platform)["dagster"])
+    run_id = client.launch_job(job, selection=selection, tags={"dr-platform/actor": current_actor()})
+    result = follow(client, run_id)
+    console.print(f"{result.passed} checks passed, {result.failed} failed; {urls(platform)['dagster']}/runs/{run_id}")
+    if not result.succeeded or result.failed:
+        raise RunFailed(run_id, result.failures, urls(platform)["dagster"])
+
+
+def register(app: typer.Typer) -> None:
+    for verb in (up, down, reset, status, health, doctor, top, materialize, check):
+        app.command()(verb)

@@ -1,0 +1,142 @@
+"""The port to a managed database: what every engine must be able to say and do.
+
+Here: values, promises, errors. Not here: the engines (``postgresql``, ``mongodb``, ``redis_``,
+``cql``) or how embedded servers are started (``embedded``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dr_platform.catalog import Database
+from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    host: str
+    port: int
+    database: str
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """Which server really answers. ``reduced`` tells in words what this server cannot do that the
+    engine of the catalog could; ``capabilities`` are names such as ``transactions``."""
+
+    server: str
+    version: str
+    capabilities: frozenset[str] = frozenset()
+    reduced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One security property, measured at the server itself. ``passed`` is ``None`` where it could
+    not be measured, which does not pass."""
+
+    name: str
+    passed: bool | None
+    detail: str
+    clause: str = ""
+
+
+@dataclass(frozen=True)
+class SchemaStep:
+    """One migration file: ``V1_2_0__add_new_column.sql`` has version ``1.2.0``."""
+
+    version: str
+    description: str
+    path: Path
+    checksum: str
+
+
+@dataclass(frozen=True)
+class AppliedStep:
+    version: str
+    description: str
+    checksum: str
+    applied_at: str
+    duration_ms: float
+
+
+class ManagedDatabase(Protocol):
+    """One database of the catalog, through its server. Methods are bounded by ``timeout_s`` or by
+    the adapter's connect timeout, and raise ``DatabaseUnreachable`` when the server does not answer
+    in time and ``AccessDenied`` when it refuses the credentials."""
+
+    database: Database
+    endpoint: Endpoint
+
+    def ping(self, timeout_s: float = 2.0) -> float:
+        """Milliseconds for one simple query on an open connection."""
+
+    def server(self) -> ServerInfo: ...
+
+    def findings(self) -> Sequence[Finding]:
+        """Security properties measured at the server: anonymous and default access refused,
+        reachable from loopback only, least privilege of the application's role, …"""
+
+    def applied(self) -> Sequence[AppliedStep]:
+        """The schema history, oldest first; empty where nothing was ever applied."""
+
+    def apply(self, step: SchemaStep) -> AppliedStep:
+        """Apply one file and record it. One runner at a time: a second waits. A step that stopped
+        half-way is finished by a repetition."""
+
+    def admit_application(self) -> None:
+        """Let the application's login use what the schema grants, as far as the engine needs more
+        than the statements of the schema itself; a second call changes nothing. Role ``admin``."""
+
+    def close(self) -> None: ...
+
+
+class DatabaseUnreachable(TemporaryFailure):
+    def __init__(self, name: str, address: str, reason: str) -> None:
+        super().__init__(name, address, reason)
+        self.what = f"{name} does not answer at {address}: {reason}"
+        self.untouched = f"everything stored in {name}"
+        self.next_step = f"see `drp logs {name}` and `drp doctor`; an embedded server is started by `drp up`"
+
+
+class AccessDenied(PlatformError):
+    def __init__(self, name: str, role: str) -> None:
+        super().__init__(name, role)
+        self.what = f"{name} refused the credentials of {role}"
+        self.untouched = f"everything stored in {name}"
+        self.next_step = f"compare the secret databases/{name}/{role} with the server's own accounts"
+
+
+class DatabaseMissing(PlatformError):
+    def __init__(self, name: str, address: str, database: str) -> None:
+        super().__init__(name, address, database)
+        self.what = f"{name} answers at {address}, but has no database {database}"
+        self.untouched = f"everything stored in {name}"
+        self.next_step = f"`drp up` creates it on an embedded server; elsewhere create {database} there first"
+
+
+class EditedMigration(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(name, version)
+        self.what = f"{name}: migration {version} was edited after it had been applied"
+        self.untouched = f"the schema of {name}"
+        self.next_step = "restore the file as it was applied and put the change into a new version"
+
+
+class OutOfOrderMigration(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str, newest: str) -> None:
+        super().__init__(name, version, newest)
+        self.what = f"{name}: migration {version} is not applied, but the newer {newest} is"
+        self.untouched = f"the schema of {name}"
+        self.next_step = f"give the file a version above {newest}"

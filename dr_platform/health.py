@@ -1,0 +1,289 @@
+"""Looking at the parts of a running platform and judging what is seen.
+
+Here: one verdict function per kind of asset and of check. Every function answers and none raises:
+what cannot be looked at is a verdict of its own, which does not pass. Texts hold names, counts and
+times, never field values of a service or a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec
+
+from dr_platform.errors import PlatformError
+from dr_platform.platform import Platform
+from dr_platform.runtime.port import ProbeResult, Weights
+from dr_platform.verdict import Measure, Verdict
+
+PROBE_S = 3.0
+REQUIRED_COMPLIANCE = ("hipaa_audit_enabled", "encryption_active", "access_controls_active")
+"""Fields of the health response's compliance block (second guide, "Health Check Response")."""
+
+P = ParamSpec("P")
+
+
+def _always_answers(
+    look: Callable[Concatenate[Platform, P], Verdict],
+) -> Callable[Concatenate[Platform, P], Verdict]:
+    @functools.wraps(look)
+    def safe(platform: Platform, *args: P.args, **kwargs: P.kwargs) -> Verdict:
+        try:
+            return look(platform, *args, **kwargs)
+        except PlatformError as exc:
+            return Verdict.unknown(exc.what)
+        except Exception as exc:  # noqa: BLE001 - a check that raises would hide its neighbours' verdicts
+            return Verdict.unknown(type(exc).__name__)  # the type only: its text may quote data
+
+    return safe
+
+
+@_always_answers
+def runtime_verdict(platform: Platform) -> Verdict:
+    """Supervisor and keeper run, and no process has been given up on."""
+    processes = platform.supervisor.processes()
+    failed = sorted(p.name for p in processes if p.state in ("FATAL", "BACKOFF"))
+    keeper = any(p.group == "keeper" and p.state == "RUNNING" for p in processes)
+    measurements: dict[str, Measure] = {"processes": len(processes), "failed": len(failed)}
+    if not keeper:
+        return Verdict(False, "the keeper does not run: nobody would restart the supervisor", measurements)
+    if failed:
+        return Verdict(False, f"cannot be kept running: {', '.join(failed)}", measurements)
+    return Verdict(True, f"{len(processes)} processes supervised", measurements)
+
+
+@_always_answers
+def ports_verdict(platform: Platform) -> Verdict:
+    """No documented port is held by a foreign program."""
+    from dr_platform.bring_up import PortsBusy, check_ports
+
+    try:
+        outcome = check_ports(platform)
+    except PortsBusy as exc:
+        return Verdict(False, exc.what)
+    return Verdict(True, outcome.describe(), outcome.measurements())
+
+
+@_always_answers
+def router_verdict(platform: Platform) -> Verdict:
+    """The router answers, and uses exactly the weights that were written."""
+    drifted, blind = [], []
+    names = sorted(platform.runtime.declared())
+    for name, seen, told in platform.local_runtime.routes(names):
+        if seen is None:
+            blind.append(name)
+        elif seen != told:
+            drifted.append(f"{name} {_pair(seen)} instead of {_pair(told)}")
+    measurements: dict[str, Measure] = {"routes": len(names), "drifted": len(drifted), "unread": len(blind)}
+    if blind:
+        return Verdict(None, f"could not read the routes of {', '.join(blind)}", measurements)
+    if drifted:
+        return Verdict(False, f"weights differ from what was written: {'; '.join(drifted)}", measurements)
+    missing = sorted(set(platform.catalog.services) - set(names))
+    if missing:
+        return Verdict(False, f"no route for {', '.join(missing)}", measurements)
+    return Verdict(True, f"{len(names)} routes as written", measurements)
+
+
+def _pair(weights: Weights) -> str:
+    return f"{weights.blue}/{weights.green}"
+
+
+@_always_answers
+def operations_verdict(platform: Platform) -> Verdict:
+    """The operations database answers, is current, and the evidence chain is whole."""
+    started = platform.clock.monotonic()
+    broken = platform.evidence.verify()
+    entries = platform.evidence.count()
+    measurements: dict[str, Measure] = {
+        "evidence_entries": entries,
+        "latency_ms": round((platform.clock.monotonic() - started) * 1000, 2),
+    }
+    if broken is not None:
+        return Verdict(False, f"the evidence chain is broken at entry {broken}", measurements)
+    return Verdict(True, f"evidence chain of {entries} entries is whole", measurements)
+
+
+@_always_answers
+def database_verdict(platform: Platform, name: str) -> Verdict:
+    """The server answers a simple query within the latency that the catalog promises."""
+    from dr_platform.bring_up import unavailable_reason
+
+    if (reason := unavailable_reason(platform, name)) is not None:
+        return Verdict(False, reason, {"available": False})
+    limit_ms = platform.catalog.databases[name].latency * 1000
+    database = platform.connect(name)
+    try:
+        latency = min(database.ping() for _ in range(3))
+        info = database.server()
+    finally:
+        database.close()
+    measurements: dict[str, Measure] = {
+        "latency_ms": round(latency, 3),
+        "limit_ms": limit_ms,
+        "server": f"{info.server} {info.version}",
+    }
+    if latency > limit_ms:
+        return Verdict(False, f"a simple query took {latency:.1f} ms, promised are {limit_ms:g} ms", measurements)
+    return Verdict(True, f"{info.server} {info.version} answered in {latency:.1f} ms", measurements)
+
+
+@_always_answers
+def database_hipaa_verdict(platform: Platform, name: str) -> Verdict:
+    """Access, authentication and audit properties, measured at the server itself."""
+    database = platform.connect(name, "admin")
+    try:
+        findings = database.findings()
+    finally:
+        database.close()
+    good = [f for f in findings if f.passed]
+    bad = [f"{f.name}: {f.detail} ({f.clause})" for f in findings if f.passed is False]
+    blind = [f.name for f in findings if f.passed is None]
+    measurements: dict[str, Measure] = {"passed": len(good), "failed": len(bad), "unmeasured": len(blind)}
+    if not findings:
+        return Verdict(None, "the server let nothing be measured", measurements)
+    if bad or blind:
+        problems = "; ".join([*bad, *(f"{name}: could not be measured" for name in blind)])
+        return Verdict(False if bad else None, problems, measurements)
+    return Verdict(True, f"{len(good)} of {len(findings)} properties hold", measurements)
+
+
+@_always_answers
+def schema_verdict(platform: Platform, name: str) -> Verdict:
+    """The applied migrations are exactly the files of the catalog, unedited."""
+    from dr_platform.databases.schema import plan, read_steps
+
+    steps = read_steps(platform.catalog.database_folder(name) / "migrations")
+    database = platform.connect(name, "admin")
+    try:
+        applied = database.applied()
+    finally:
+        database.close()
+    pending = plan(name, steps, applied)
+    current = applied[-1].version if applied else "none"
+    measurements: dict[str, Measure] = {"applied": len(applied), "pending": len(pending), "schema_version": current}
+    if pending:
+        return Verdict(False, f"not applied: {', '.join(s.version for s in pending)}", measurements)
+    return Verdict(True, f"schema {current} as in the catalog", measurements)
+
+
+@_always_answers
+def service_verdict(platform: Platform, name: str) -> Verdict:
+    """All wanted replicas are ready, and the service itself says that it is healthy."""
+    observed = platform.runtime.observe(name)
+    workload = platform.workload(name)
+    ready = sum(status.ready for status in observed.slots.values())
+    restarts = sum(r.restarts for status in observed.slots.values() for r in status.replicas)
+    measurements: dict[str, Measure] = {"replicas": ready, "replicas_desired": workload.replicas, "restarts": restarts}
+    if ready < workload.replicas:
+        reasons = sorted({r.reason for s in observed.slots.values() for r in s.replicas if r.reason})
+        why = f"{ready} of {workload.replicas} replicas ready" + (f": {'; '.join(reasons)}" if reasons else "")
+        return Verdict(False, why, measurements)
+    answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
+    measurements["latency_ms"] = round(answer.latency_ms, 2)
+    body = _health_body(answer)
+    if body is None:
+        return Verdict(False, f"/health: {answer.reason or f'HTTP {answer.status}'}", measurements)
+    sick = sorted(k for k, v in body.get("dependencies", {}).items() if v != "healthy")
+    measurements["version"] = str(body.get("version", ""))
+    if body.get("status") != "healthy":
+        detail = f"; unhealthy: {', '.join(sick)}" if sick else ""
+        return Verdict(False, f"says it is {_word(body.get('status'))}{detail}", measurements)
+    return Verdict(True, f"{ready} of {workload.replicas} replicas ready, healthy", measurements)
+
+
+@_always_answers
+def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
+    """Audit, encryption and access control are active, as the service measures them itself, and the
+    service refuses a request without a token, as seen from outside (45 CFR 164.312(a), (b), (d))."""
+    answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
+    body = _health_body(answer)
+    if body is None:
+        return Verdict(None, f"/health: {answer.reason or f'HTTP {answer.status}'}")
+    compliance = body.get("compliance", {})
+    failed = [field for field in REQUIRED_COMPLIANCE if compliance.get(field) is not True]
+    stranger = platform.runtime.probe(name, "/v1/protected", timeout_s=PROBE_S)
+    if stranger.status is None:
+        return Verdict(None, f"/v1/protected: {stranger.reason}")
+    if stranger.status not in (401, 403):
+        failed.append(f"a request without a token is answered {stranger.status}")
+    measurements: dict[str, Measure] = {"properties": len(REQUIRED_COMPLIANCE) + 1, "failed": len(failed)}
+    if failed:
+        return Verdict(False, f"not active: {', '.join(failed)}", measurements)
+    return Verdict(True, "audit, encryption and access control are active", measurements)
+
+
+def _health_body(answer: ProbeResult) -> Mapping[str, Any] | None:
+    """A health response is JSON whatever its status code; anything else is no health response."""
+    if answer.status is None:
+        return None
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) and "status" in body else None
+
+
+def _word(text: object) -> str:
+    """A word of a service's answer that is safe to show: letters only, short."""
+    return "".join(c for c in str(text)[:20] if c.isalpha()) or "something unreadable"
+
+
+def service_health_body(platform: Platform, name: str) -> Mapping[str, Any]:
+    """The service's own ``/health`` body, or ``{"status": "unreachable", "reason": …}``."""
+    try:
+        answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
+    except PlatformError as exc:
+        return {"status": "unreachable", "reason": exc.what}
+    body = _health_body(answer)
+    return body or {"status": "unreachable", "reason": answer.reason or f"HTTP {answer.status}"}
+
+
+def all_health_bodies(platform: Platform) -> dict[str, Mapping[str, Any]]:
+    """``service_health_body`` of every service, asked side by side."""
+    names = sorted(platform.catalog.services)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(names, pool.map(lambda n: service_health_body(platform, n), names), strict=True))
+
+
+@_always_answers
+def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
+    """The store holds exactly the set's articles, and was compared with them recently enough."""
+    from dr_platform.bring_up import knowledge_database
+    from dr_platform.knowledge.seeding import freshness, pending_changes
+
+    knowledge_set = platform.catalog.knowledge[name]
+    folder = platform.catalog.knowledge_folder(name) / knowledge_set.source
+    database = platform.connect(knowledge_database(platform).name)
+    try:
+        connection = database.connection()  # type: ignore[attr-defined]
+        pending = pending_changes(connection, knowledge_set, folder)
+        age = freshness(connection, knowledge_set, platform.clock.now())
+    finally:
+        database.close()
+    measurements: dict[str, Measure] = {"pending": pending, "age_days": round(age.days, 3) if age.known else -1.0}
+    if not age.known:
+        return Verdict(False, "never seeded", measurements)
+    if pending:
+        return Verdict(False, f"{pending} documents differ from the source", measurements)
+    if age.days > knowledge_set.freshness_days:
+        limit = knowledge_set.freshness_days
+        return Verdict(False, f"last compared {age.days:.0f} days ago, allowed are {limit}", measurements)
+    return Verdict(True, "equals its source", measurements)
+
+
+@_always_answers
+def retrieval_verdict(platform: Platform, name: str) -> Verdict:
+    """The set's labelled questions find their documents well enough, and fast enough."""
+    from dr_platform.bring_up import knowledge_database
+    from dr_platform.knowledge.evaluate import evaluate_set
+
+    database = platform.connect(knowledge_database(platform).name)
+    try:
+        folder = platform.catalog.knowledge_folder(name)
+        report = evaluate_set(database.connection(), platform.embedder, platform.catalog.knowledge[name], folder)  # type: ignore[attr-defined]
+    finally:
+        database.close()
+    return report.verdict()

@@ -1,0 +1,1 @@
+"""What stands below databases and services on this machine: supervised processes and their start."""

@@ -1,0 +1,1 @@
+"""How a service gets from what runs to what should run: records, decisions, and the loop that acts."""
