@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dr_platform.catalog import Database, Engine
-from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
 from dr_platform.rollout.converge import (
     Converged,
@@ -166,16 +165,6 @@ class SeedOutcome:
         return ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.counts.items())
 
 
-class PortsBusy(PlatformError):
-    """Documented ports are taken by processes that are not this platform's."""
-
-    def __init__(self, taken: tuple[str, ...]) -> None:
-        super().__init__(taken)
-        self.what = "ports of the platform are in use:\n" + "\n".join(f"  {line}" for line in taken)
-        self.untouched = "those processes, and everything of the platform; nothing was started"
-        self.next_step = "stop the processes named, or run another environment (`drp --env development --runtime local up`)"
-
-
 def documented_ports(platform: Platform) -> dict[int, str]:
     """Every port that a person may expect an answer on, with what answers there."""
     offset = platform.port_offset
@@ -187,16 +176,27 @@ def documented_ports(platform: Platform) -> dict[int, str]:
 
 def check_ports(platform: Platform) -> PortsOutcome:
     """Raise ``PortsBusy`` naming every documented port that another program holds."""
-    from dr_platform.runtime.local.ports import busy_ports
+    from dr_platform.runtime.local.ports import PortsBusy, busy_ports
 
     wanted = documented_ports(platform)
-    taken = tuple(
-        f"{wanted[busy.port]} needs {busy.port}, held by {busy.describe()}"
-        for busy in busy_ports(tuple(wanted), ours=platform.state.root)
-    )
-    if taken:
-        raise PortsBusy(taken)
+    foreign = tuple(busy for busy in busy_ports(wanted) if not _is_ours(platform, busy.pid))
+    if foreign:
+        raise PortsBusy(foreign, wanted)
     return PortsOutcome(tuple(sorted(wanted)))
+
+
+def _is_ours(platform: Platform, pid: int | None) -> bool:
+    """Whether a process was started for this environment: it carries the marker of its state."""
+    import psutil
+
+    if pid is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        lineage = [process, *process.parents()]
+        return any(p.environ().get("DRP_STATE_ROOT") == str(platform.state.root) for p in lineage[:3])
+    except psutil.Error:
+        return False
 
 
 def describe_runtime(platform: Platform) -> RuntimeOutcome:
@@ -218,7 +218,8 @@ def start_router(platform: Platform, progress: Progress = silent) -> RouterOutco
     """Start Envoy and make the permanent address of every service."""
     started = platform.clock.monotonic()
     runtime = platform.local_runtime
-    runtime.start_router(progress)
+    runtime.start_router()
+    progress("router: answers")
     for service in platform.catalog.services.values():
         runtime.declare(service)
     return RouterOutcome(len(platform.catalog.services), platform.clock.monotonic() - started)

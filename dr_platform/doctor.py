@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dr_platform.bring_up import PortsBusy, check_ports
+from dr_platform.bring_up import check_ports
 from dr_platform.dagster_client import DagsterClient
 from dr_platform.errors import PlatformError
 from dr_platform.health import operations_verdict, router_verdict, runtime_verdict
 from dr_platform.platform import Platform
+from dr_platform.runtime.local.ports import PortsBusy
 from dr_platform.status import urls
 from dr_platform.verdict import Verdict
 
@@ -131,7 +132,9 @@ def _dagster(platform: Platform) -> Iterator[Diagnosis]:
     def automation() -> Diagnosis:
         stopped = client.stopped_automation()
         found = "all sensors and schedules run" if not stopped else f"stopped: {', '.join(stopped)}"
-        return Diagnosis("automation", not stopped, found, "" if not stopped else "switch them on in the UI, Automation")
+        return Diagnosis(
+            "automation", not stopped, found, "" if not stopped else "switch them on in the UI, Automation"
+        )
 
     for check, look in (("dagster", ui), ("automation", automation)):
         diagnosis = _guarded(check, look)

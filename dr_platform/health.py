@@ -57,7 +57,8 @@ def runtime_verdict(platform: Platform) -> Verdict:
 @_always_answers
 def ports_verdict(platform: Platform) -> Verdict:
     """No documented port is held by a foreign program."""
-    from dr_platform.bring_up import PortsBusy, check_ports
+    from dr_platform.bring_up import check_ports
+    from dr_platform.runtime.local.ports import PortsBusy
 
     try:
         outcome = check_ports(platform)
@@ -71,7 +72,8 @@ def router_verdict(platform: Platform) -> Verdict:
     """The router answers, and uses exactly the weights that were written."""
     drifted, blind = [], []
     names = sorted(platform.runtime.declared())
-    for name, seen, told in platform.local_runtime.routes(names):
+    for name in names:
+        seen, told = platform.local_runtime.router.weights(name), platform.local_runtime.written_weights(name)
         if seen is None:
             blind.append(name)
         elif seen != told:

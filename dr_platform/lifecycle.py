@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dr_platform.bring_up import check_ports
 from dr_platform.errors import PlatformError
 from dr_platform.infrastructure.orchestrator import orchestrator_programs, write_orchestrator_files
-from dr_platform.platform import Platform
+from dr_platform.platform import Platform, definitions_digest
 from dr_platform.runtime.local.keeper import keeper_program
 from dr_platform.verdict import Progress
 
 SYSTEM_START_S = 30.0
+CODE_LOCATION = "dagster-code"
 
 
 @dataclass
@@ -42,10 +43,20 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
         supervisor.start(platform.process_environment())
     supervisor.put([keeper_program(platform.state, platform.process_environment())])
     _start_system_database(platform, progress)
-    write_orchestrator_files(platform)
-    supervisor.put(orchestrator_programs(platform))
+    put_orchestrator(platform)
     progress("dagster: starting")
     return _acquire_engines(platform, progress)
+
+
+def put_orchestrator(platform: Platform) -> None:
+    """Run Dagster with the definitions of this moment: a process that loaded others is restarted."""
+    write_orchestrator_files(platform)
+    marker = {"DRP_DEFINITIONS": definitions_digest(platform.catalog.root)}
+    programs = [
+        replace(program, environment={**program.environment, **marker}) if program.name == CODE_LOCATION else program
+        for program in orchestrator_programs(platform)
+    ]
+    platform.supervisor.put(programs)
 
 
 def _start_system_database(platform: Platform, progress: Progress) -> None:

@@ -90,6 +90,18 @@ def reference_digest() -> str:
     return "sha256:" + digest.hexdigest()
 
 
+def definitions_digest(catalog_root: Path) -> str:
+    """Identifies what Dagster's definitions are made of: the catalog's files and this code. When it
+    changes, the code location must be loaded again."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    sources = [*package.rglob("*.py")]
+    sources += [p for name in ("assets", "jobs", "sensors", "schedules") for p in (package.parent / name).rglob("*.py")]
+    for path in sorted([*sources, *catalog_root.rglob("*.yaml")]):
+        digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def config_hash(service: Service, settings: Mapping[str, str]) -> str:
     """Identifies everything a replica is handed. Replicas, owner and texts are left out: changing
     them must not restart anything."""

@@ -84,9 +84,9 @@ class StateDirectory:
         """Create what is missing. Data is for the owner alone; the root may be passed through, so
         that a database server of another user id can reach its own folder."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.data, self.logs, self.supervisor, self.router, self.dagster_home, self.objects):
+        for folder in (self.data, self.logs, self.supervisor, self.router, self.dagster_home):
             folder.mkdir(exist_ok=True)
-        for private in (self.secrets, self.faults):
+        for private in (self.secrets, self.faults, self.objects):
             private.mkdir(mode=0o700, exist_ok=True)
             private.chmod(0o700)
         for passable in (self.root, self.data):

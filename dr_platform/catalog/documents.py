@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 MAX_BYTES = 256 * 1024
 """A catalog file is about 1 KiB; anything near this is not one."""
 MAX_DEPTH = 16
 """The deepest field of any model is at 5."""
-MAX_LISTED = 50
-"""Faults told of one file; nobody reads more of one file before correcting the first."""
-
-FieldPath = tuple[str | int, ...]
+Place = tuple[str | int, ...]
+"""Keys and positions that lead to a field."""
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
@@ -44,7 +43,7 @@ class Flaw:
     line: int | None
     problem: str
     remedy: str
-    path: FieldPath = ()
+    place: Place = ()
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ class Document:
     """``data`` is the top mapping; ``lines`` gives the line of each field by its path."""
 
     data: dict[str, Any]
-    lines: dict[FieldPath, int]
+    lines: dict[Place, int]
     flaws: tuple[Flaw, ...] = ()
 
 
-class Unreadable(Exception):  # noqa: N818 - carries a finding, it is not an error of the program
+class Unreadable(Exception):
     """The file cannot be taken as fields at all."""
 
     def __init__(self, flaw: Flaw) -> None:
@@ -109,7 +108,7 @@ def parse_document(text: str) -> Document:
     try:
         events = iter(yaml.parse(text, Loader=_LOADER))
         data = reader.whole(events)
-    except yaml.reader.ReaderError as exc:
+    except ReaderError as exc:
         line = text.count("\n", 0, exc.position if isinstance(exc.position, int) else 0) + 1
         flaw = Flaw(line, "holds a control character", "remove it, or save the file as plain UTF-8 text")
         raise Unreadable(flaw) from None  # the cause quotes the character
@@ -137,11 +136,15 @@ def _not_yaml(problem: str, line: int | None) -> Flaw:
     return Flaw(line, "is not valid YAML", remedy)
 
 
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
 @dataclass
 class _Reader:
     """Builds data from parser events: nothing is built that was not written."""
 
-    lines: dict[FieldPath, int] = field(default_factory=dict)
+    lines: dict[Place, int] = field(default_factory=dict)
     flaws: list[Flaw] = field(default_factory=list)
 
     def whole(self, events: Iterator[yaml.Event]) -> object:
@@ -151,22 +154,24 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    line = event.start_mark.line + 1
-                    raise Unreadable(Flaw(line, "holds a second document", "move what follows `---` to a file of its own"))
+                    line = _line(event)
+                    raise Unreadable(
+                        Flaw(line, "holds a second document", "move what follows `---` to a file of its own")
+                    )
             elif isinstance(event, yaml.NodeEvent):
                 data = self._node(event, events, ())
         return data
 
-    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], path: FieldPath) -> object:
-        line = event.start_mark.line + 1
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], place: Place) -> object:
+        line = _line(event)
         self._refuse_references(event, line)
         if isinstance(event, yaml.ScalarEvent):
-            return self._scalar(event, path, line)
-        if len(path) >= MAX_DEPTH:
+            return self._scalar(event, place, line)
+        if len(place) >= MAX_DEPTH:
             raise Unreadable(Flaw(line, f"is nested more than {MAX_DEPTH} levels deep", "remove the inner levels"))
         if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(events, path)
-        return self._sequence(events, path)
+            return self._mapping(events, place)
+        return self._sequence(events, place)
 
     def _refuse_references(self, event: yaml.Event, line: int) -> None:
         if isinstance(event, yaml.AliasEvent):
@@ -176,38 +181,40 @@ class _Reader:
         if getattr(event, "tag", None) is not None:
             raise Unreadable(Flaw(line, "uses a tag (!)", "remove the tag, or put the value in quotes"))
 
-    def _mapping(self, events: Iterator[yaml.Event], path: FieldPath) -> dict[str, object]:
+    def _mapping(self, events: Iterator[yaml.Event], place: Place) -> dict[str, object]:
         found: dict[str, object] = {}
         for key in events:
             if isinstance(key, yaml.MappingEndEvent):
                 break
-            line = key.start_mark.line + 1
+            line = _line(key)
             self._refuse_references(key, line)
             if not isinstance(key, yaml.ScalarEvent):
                 raise Unreadable(Flaw(line, "uses a list or mapping as a key", "write a plain name before the colon"))
-            here = (*path, key.value)
+            here = (*place, key.value)
             value = self._node(next(events), events, here)
             if key.value in found:
-                self.flaws.append(Flaw(line, "is written twice", f"keep one, the first is on line {self.lines[here]}", here))
+                self.flaws.append(
+                    Flaw(line, "is written twice", f"keep one, the first is on line {self.lines[here]}", here)
+                )
                 continue
             self.lines[here] = line
             found[key.value] = value
         return found
 
-    def _sequence(self, events: Iterator[yaml.Event], path: FieldPath) -> list[object]:
+    def _sequence(self, events: Iterator[yaml.Event], place: Place) -> list[object]:
         found: list[object] = []
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
-            here = (*path, len(found))
-            self.lines[here] = event.start_mark.line + 1
+            here = (*place, len(found))
+            self.lines[here] = _line(event)
             found.append(self._node(event, events, here))
         return found
 
-    def _scalar(self, event: yaml.ScalarEvent, path: FieldPath, line: int) -> object:
+    def _scalar(self, event: yaml.ScalarEvent, place: Place, line: int) -> object:
         text = event.value
         if _CONTROL.search(text):
-            self.flaws.append(Flaw(line, "holds a control character", "remove it", path))
+            self.flaws.append(Flaw(line, "holds a control character", "remove it", place))
         if not event.implicit[0]:  # quoted, or a block: text whatever it looks like
             return text
         if text in _WORDS:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 _NAME = r"^[a-z][a-z0-9-]{1,39}$"
 _OWNER = r"^team:[a-z][a-z0-9-]{1,39}$"
 _VERSION = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
-_DAY = r"^\d{4}-\d\d-\d\d$"
+_DAY = r"^[0-9]{4}-[0-9][0-9]-[0-9][0-9]$"
 _HOST_PORT = r"^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?:[1-9][0-9]{0,4}$"
 _SETTING = r"^[a-z][a-z0-9_]{0,62}$"
 _DATABASE = r"^[a-z][a-z0-9_]{0,47}$"
@@ -28,18 +28,18 @@ _JSON_LINES = r"^[A-Za-z0-9_-]+\.jsonl$"
 _LANGUAGE = r"^[a-z]{2}(-[A-Z]{2})?$"
 _REGION = r"^[a-z][a-z0-9-]{1,39}$"
 _KUBERNETES = r"^1\.[0-9]{2}$"
-_WINDOW = r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d UTC$"
+_WINDOW = r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] UTC$"
 
 IN_WORDS = {
     _NAME: "use 2 to 40 lower-case letters, digits and hyphens, a letter first",
     _OWNER: "write `team:` and the team's name, for example team:platform",
     _VERSION: "write a version, for example 1.0.0",
     _DAY: "write a day as 2025-09-01",
-    _HOST_PORT: "write host:port without user or password, for example postgres.data.svc.cluster.local:5432",
+    _HOST_PORT: "write host:port without user or password, for example db.example.org:5432",
     _SETTING: "use lower-case letters, digits and underscores, a letter first",
     _DATABASE: "use up to 48 lower-case letters, digits and underscores, a letter first",
     _PATH: "write a path that starts with /, for example /health/ready",
-    _IMAGE: "write the image's repository without tag or user, for example dr-assistant/billing",
+    _IMAGE: "write the image's repository without tag or user, for example dr-assistant/my-service",
     _FOLDER: "write a folder inside the set's own folder, for example articles",
     _JSON_LINES: "write a file inside the set's own folder, for example questions.jsonl",
     _LANGUAGE: "write a language, for example en or pt-BR",
@@ -89,7 +89,7 @@ Owner = Annotated[str, Field(pattern=_OWNER)]
 ServicePort = Annotated[Count, Field(ge=1024, le=19999)]
 """Documented ports of services end below 20000: from there on the local runtime places replicas."""
 DatabasePort = Annotated[Count, Field(ge=1024, le=28767)]
-"""MongoDB's 27017 lies among the replicas' ports, which therefore leave the catalog's own ports out.
+"""MongoDB's 27017 lies among the ports of replicas, which are given out one by one where they are free.
 With the largest offset, 4000, a port stays below 32768, where systems place outgoing connections."""
 VersionText = Annotated[str, Field(pattern=_VERSION)]
 Day = Annotated[str, Field(pattern=_DAY), AfterValidator(_real_day)]
@@ -107,14 +107,19 @@ WeeklyWindow = Annotated[str, Field(pattern=_WINDOW)]
 DaySpan = Annotated[str, AfterValidator(_ordered_days)]
 
 KNOWN_SETTINGS = {
-    "max_connections_per_service": (r"[1-9]\d{0,4}", 'write a whole number above 0 in quotes, for example "100"'),
-    "cache_ttl_seconds": (r"\d{1,7}", 'write whole seconds in quotes, for example "3600"'),
-    "request_timeout_seconds": (r"[1-9]\d{0,3}", 'write whole seconds in quotes, for example "30"'),
-    "confidence_threshold": (r"0(\.\d{1,6})?|1(\.0{1,6})?", 'write a number from 0 to 1 in quotes, for example "0.7"'),
+    "max_connections_per_service": (r"[1-9][0-9]{0,4}", 'write a whole number above 0 in quotes, for example "100"'),
+    "cache_ttl_seconds": (r"[0-9]{1,7}", 'write whole seconds in quotes, for example "3600"'),
+    "request_timeout_seconds": (r"[1-9][0-9]{0,3}", 'write whole seconds in quotes, for example "30"'),
+    "confidence_threshold": (
+        r"0(\.[0-9]{1,6})?|1(\.0{1,6})?",
+        'write a number from 0 to 1 in quotes, for example "0.7"',
+    ),
 }
 """The performance settings of the production ConfigMap: what each may hold, and the remedy."""
 
-_SECRET_WORD = re.compile(r"(^|_)(password|passwd|passphrase|secret|token|credentials?|apikey|(api|private|access)_key)$")
+_SECRET_WORD = re.compile(
+    r"(^|_)(password|passwd|passphrase|secret|token|credentials?|apikey|(api|private|access)_key)$"
+)
 
 
 def reads_like_secret(name: str) -> bool:

@@ -26,11 +26,15 @@ app = typer.Typer(
 @app.callback()
 def options(
     context: typer.Context,
-    env: Annotated[str | None, typer.Option("--env", help="Environment of the catalog; DRP_ENVIRONMENT, else local.")] = None,
+    env: Annotated[
+        str | None, typer.Option("--env", help="Environment of the catalog; DRP_ENVIRONMENT, else local.")
+    ] = None,
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="`local` runs any environment embedded on this machine.")
     ] = None,
-    catalog: Annotated[Path | None, typer.Option("--catalog", help="Catalog folder; DRP_CATALOG, else ./catalog.")] = None,
+    catalog: Annotated[
+        Path | None, typer.Option("--catalog", help="Catalog folder; DRP_CATALOG, else ./catalog.")
+    ] = None,
     state: Annotated[Path | None, typer.Option("--state", help="Where state is kept; DRP_STATE, else ./.drp.")] = None,
 ) -> None:
     if runtime not in (None, "local", "kubernetes"):

@@ -44,10 +44,14 @@ def validate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="service, database, environment, knowledge, release or secret.")]) -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(help="service, database, environment, knowledge, release or secret.")],
+) -> None:
     """Print the JSON Schema of one kind of file, for editors."""
     if kind not in kinds():
-        sys.stderr.write(f"{kind}: no such kind of catalog file\nUntouched: everything.\nNext: choose one of {', '.join(kinds())}.\n")
+        sys.stderr.write(
+            f"{kind}: no such kind of catalog file\nUntouched: everything.\nNext: choose one of {', '.join(kinds())}.\n"
+        )
         raise typer.Exit(ExitCode.REFUSED)
     print_json(json_schema(kind))
 

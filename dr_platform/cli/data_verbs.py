@@ -25,7 +25,8 @@ def seed(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="SET", help="A knowledge set of the catalog.")],
     source: Annotated[
-        Path | None, typer.Option(help="Markdown folder, JSONL, CSV or question-and-answer XML; else the set's own articles.")
+        Path | None,
+        typer.Option(help="Markdown folder, JSONL, CSV or question-and-answer XML; else the set's own articles."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

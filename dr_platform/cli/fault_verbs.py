@@ -30,7 +30,9 @@ def inject(
         list[str] | None, typer.Option(help="A field of the compliance block, such as encryption_active=false.")
     ] = None,
     after: Annotated[str, typer.Option(help="Begin this long after that version's start, such as 10s.")] = "0s",
-    until_restart: Annotated[bool, typer.Option("--until-restart", help="End when the process is started anew.")] = False,
+    until_restart: Annotated[
+        bool, typer.Option("--until-restart", help="End when the process is started anew.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a version misbehave. Health probes and metrics are spared by errors and latency."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from dr_platform.cli.follow import RunFailed, follow
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
 from dr_platform.platform import Platform
+
+TRAFFIC_RATE = 4.0
+"""Requests a second: enough for each service to be seen several times a minute, 2 % of one core."""
 
 
 def up(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -44,7 +48,15 @@ def start_traffic(platform: Platform) -> None:
     """Keep a little honest load on the services, so that indicators have something to measure."""
     from dr_platform.infrastructure.replicas import traffic_program
 
-    platform.supervisor.put([traffic_program(platform.process_environment())])
+    platform.supervisor.put([traffic_program(platform.process_environment(), sys.executable, TRAFFIC_RATE)])
+
+
+def dev(context: typer.Context) -> None:
+    """Bring the platform up, then reload definitions and services whenever a file of theirs changes."""
+    from dr_platform.cli.dev import watch
+
+    up(context)
+    watch(context.obj, say)
 
 
 def down(context: typer.Context) -> None:
@@ -68,7 +80,9 @@ def reset(
         say(f"there is no state at {root}")
     elif not yes:
         say(f"this removes {root}: all databases, keys, evidence and logs of {platform.environment.name}.")
-        answer = typer.prompt(f"Type the environment's name ({platform.environment.name}) to go on", default="", show_default=False)
+        answer = typer.prompt(
+            f"Type the environment's name ({platform.environment.name}) to go on", default="", show_default=False
+        )
         if answer != platform.environment.name:
             say("Not confirmed. Untouched: everything.")
             raise typer.Exit(ExitCode.REFUSED)
@@ -164,7 +178,9 @@ def top(context: typer.Context, as_json: JsonOption = False) -> None:
 
 def materialize(
     context: typer.Context,
-    selection: Annotated[str, typer.Argument(help="An asset, such as services/api-gateway, or a layer, such as services.")],
+    selection: Annotated[
+        str, typer.Argument(help="An asset, such as services/api-gateway, or a layer, such as services.")
+    ],
 ) -> None:
     """Bring assets to what they should be, by a Dagster run, and run their checks."""
     _launch(context, "bring_up", selection)
@@ -192,5 +208,5 @@ def _launch(context: typer.Context, job: str, selection: str | None) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for verb in (up, down, reset, status, health, doctor, top, materialize, check):
+    for verb in (up, dev, down, reset, status, health, doctor, top, materialize, check):
         app.command()(verb)

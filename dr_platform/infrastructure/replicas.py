@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dr_platform.runtime.local.programs import Program
+from dr_platform.runtime.local.runtime import Launch
 from dr_platform.runtime.port import Slot, Workload
 
 SETTING_PREFIX = "DRP_SETTING_"
 
 
-def launch(workload: Workload, slot: Slot, environment: Mapping[str, str], python: str) -> Program:
-    """A program whose replicas differ by their port alone. Where it runs (replicas, first port) is
-    filled in by the runtime."""
-    service = workload.service
+def launch(workload: Workload, slot: Slot, environment: Mapping[str, str], python: str) -> Launch:
+    """A command line whose replicas differ by their port alone."""
     settings = {SETTING_PREFIX + key.upper(): value for key, value in workload.settings.items()}
-    return Program(
-        name=f"{service.name}-{slot}",
+    return Launch(
         argv=(
-            *(python, "-m", "dr_platform.reference_service"),
-            *("--service", service.name, "--slot", slot.value, "--port", "%(process_num)d"),
+            *(python, "-m", "dr_platform.reference_service", "--service", workload.service.name),
+            *("--slot", slot.value, "--port", "%(process_num)d"),
         ),
         environment={
             **environment,
@@ -28,7 +26,14 @@ def launch(workload: Workload, slot: Slot, environment: Mapping[str, str], pytho
             "DRP_DIGEST": workload.revision.digest,
             "DRP_CONFIG_HASH": workload.revision.config_hash,
         },
-        start_s=5.0,
-        stop_s=service.drain + 5.0,
-        priority=700,
+    )
+
+
+def traffic_program(environment: Mapping[str, str], python: str, rate: float) -> Program:
+    """The load generator, ``rate`` requests a second in the mean."""
+    return Program(
+        name="traffic",
+        argv=(python, "-m", "dr_platform.reference_service.traffic", "--rate", f"{rate:g}"),
+        environment=environment,
+        priority=900,
     )

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dr_platform.rollout.record import Placement, Record
-from dr_platform.runtime.port import CLOSED, Observed, Replica, ReplicaState, Revision, Slot, SlotStatus, Weights, Workload
+from dr_platform.runtime.port import (
+    CLOSED,
+    Observed,
+    Replica,
+    ReplicaState,
+    Revision,
+    Slot,
+    SlotStatus,
+    Weights,
+    Workload,
+)
 
 PATIENCE = timedelta(seconds=15)
 """A replica that is not ready this long after its start is started anew, once per convergence.
@@ -115,7 +125,9 @@ def _heal(slot: Slot, status: SlotStatus, workload: Workload, now: datetime, rep
     if stuck:
         return Replace(slot, stuck)
     reasons = sorted({r.reason for r in status.replicas if r.state is not ReplicaState.READY and r.reason})
-    return Wait(f"{status.ready} of {workload.replicas} replicas ready" + (f": {'; '.join(reasons)}" if reasons else ""))
+    return Wait(
+        f"{status.ready} of {workload.replicas} replicas ready" + (f": {'; '.join(reasons)}" if reasons else "")
+    )
 
 
 def _is_stuck(replica: Replica, now: datetime) -> bool:

@@ -109,7 +109,9 @@ slots = st.builds(
 observations = st.builds(
     seen, slots, slots, st.sampled_from([CLOSED, Weights(100, 0), Weights(0, 100), Weights(25, 75), None])
 )
-known = st.builds(Record, st.just("svc"), st.just(1), st.builds(Placement, st.sampled_from(Slot), revisions) | st.none())
+known = st.builds(
+    Record, st.just("svc"), st.just(1), st.builds(Placement, st.sampled_from(Slot), revisions) | st.none()
+)
 
 
 @settings(max_examples=500)

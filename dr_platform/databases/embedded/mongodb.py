@@ -1,0 +1,120 @@
+"""FerretDB on loopback, which speaks MongoDB's protocol, for a database of the catalog.
+
+Here: its accounts and its program. Not here: how the program is built (``ferretdb_build``), or what
+it cannot do that MongoDB can, which the adapter finds out by asking it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dr_platform.catalog import Database
+from dr_platform.clock import Clock, SystemClock
+from dr_platform.databases.embedded import ferretdb_build, launch
+from dr_platform.databases.embedded.accounts import Account, ensure_account, secret_name
+from dr_platform.databases.embedded.cache import EngineCache
+from dr_platform.databases.embedded.files import invoking_user, private_directory
+from dr_platform.databases.embedded.waiting import until_it_answers
+from dr_platform.databases.port import Endpoint
+from dr_platform.runtime.local.programs import Program
+from dr_platform.secrets.port import SecretStore
+from dr_platform.state import StateDirectory
+from dr_platform.verdict import Progress
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+AUTHENTICATION_DATABASE = "admin"
+
+
+@dataclass(frozen=True)
+class EmbeddedFerretDB:
+    """See ``EmbeddedServer``. Both accounts authenticate against the database ``admin``. FerretDB
+    has no rights per account: each may read and write everything on the server."""
+
+    database: Database
+    state: StateDirectory
+    secrets: SecretStore
+    port_offset: int = 0
+    clock: Clock = field(default_factory=SystemClock)
+    cache: EngineCache = field(default_factory=EngineCache)
+
+    @property
+    def name(self) -> str:
+        return self.database.name
+
+    @property
+    def data(self) -> Path:
+        return self.state.data / self.name
+
+    def acquire(self, progress: Progress) -> None:
+        ferretdb_build.ensure_program(self.cache, progress)
+
+    def prepare(self) -> None:
+        me = invoking_user()
+        private_directory(self.data, me)
+        private_directory(self.data / "store", me)
+        ensure_account(self.secrets, self.name, "admin")
+        ensure_account(self.secrets, self.name, "application")
+
+    def program(self) -> Program:
+        """The first account is made by the server itself at its first start, from variables that the
+        launcher takes out of the secret store; without it the server would let everybody in."""
+        admin = secret_name(self.name, "admin")
+        secrets = ("--secret", f"FERRETDB_SETUP_USERNAME={admin}#username")
+        secrets += ("--secret", f"FERRETDB_SETUP_PASSWORD={admin}#password")
+        command = (
+            str(ferretdb_build.program_path(self.cache)),
+            "--handler=sqlite",
+            f"--sqlite-url=file:{self.data / 'store'}/",
+            f"--listen-addr=127.0.0.1:{self.endpoint().port}",
+            f"--state-dir={self.data}",
+            "--debug-addr=-",
+            "--telemetry=disable",
+            "--log-level=error",
+            "--test-enable-new-auth",
+            f"--setup-database={AUTHENTICATION_DATABASE}",
+        )
+        return Program(
+            self.name,
+            (*launch.COMMAND, *secrets, "--", *command),
+            environment={"DO_NOT_TRACK": "1", "GOMEMLIMIT": "256MiB"},
+            directory=self.data,
+            priority=100,
+        )
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint("127.0.0.1", self.database.port + self.port_offset, self.database.database)
+
+    def initialise(self, within_s: float) -> None:
+        from pymongo.errors import PyMongoError
+
+        admin = ensure_account(self.secrets, self.name, "admin")
+        application = ensure_account(self.secrets, self.name, "application")
+        until_it_answers(
+            self.name, lambda: self._ensure_user(admin, application), (PyMongoError,), within_s, self.clock
+        )
+
+    def _ensure_user(self, admin: Account, application: Account) -> None:
+        """A user that exists keeps its password: it may have been rotated."""
+        with self._connect(admin) as client:
+            accounts = client[AUTHENTICATION_DATABASE]
+            if accounts.command("usersInfo", application.username)["users"]:
+                return
+            accounts.command("createUser", application.username, pwd=application.password, roles=[])
+
+    def _connect(self, account: Account) -> MongoClient[dict[str, Any]]:
+        from pymongo import MongoClient
+
+        endpoint = self.endpoint()
+        return MongoClient(
+            endpoint.host,
+            endpoint.port,
+            username=account.username,
+            password=account.password,
+            authSource=AUTHENTICATION_DATABASE,
+            serverSelectionTimeoutMS=2000,
+            directConnection=True,
+        )

@@ -1,0 +1,484 @@
+"""PostgreSQL through psycopg 3.
+
+Here: the adapter of ``ManagedDatabase``. Not here: the schema itself, or starting a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import errors, sql
+
+from dr_platform.catalog import Database
+from dr_platform.clock import Clock, SystemClock
+from dr_platform.databases.access import (
+    ACCESS_CONTROL,
+    APPLY_TIMEOUT_S,
+    AUDIT,
+    AUTHENTICATION,
+    CONNECT_TIMEOUT_S,
+    INTEGRITY,
+    QUERY_TIMEOUT_S,
+    TRANSMISSION,
+    Answer,
+    Login,
+    LoginRole,
+    Look,
+    all_refused,
+    certificate_authorities,
+    is_loopback,
+    listens_on_loopback_only,
+    measure,
+)
+from dr_platform.databases.lease import WAIT_S, wait_for
+from dr_platform.databases.port import (
+    AccessDenied,
+    AppliedStep,
+    DatabaseMissing,
+    DatabaseUnreachable,
+    Endpoint,
+    Finding,
+    SchemaStep,
+    ServerInfo,
+)
+from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+
+GROUP_ROLE = "drp_services"
+"""Holds what the application may do; the schema's steps make it and grant to it. Logins are put in."""
+AUDIT_TABLE = "audit.events"
+
+_LOCK = 0x6472705F73636865
+"""Key of the advisory lock that a schema runner holds; locks are per database."""
+_LOCK_TIMEOUT_MS = 500
+"""A statement that waits for a table lock stalls every reader behind it, so it gives way early and
+tries again (measured: readers stalled 2.7 s behind one waiting ALTER TABLE without)."""
+_LOCK_PATIENCE_S = 60.0
+
+_DEFAULT_LOGINS = (
+    Login("postgres", "postgres"),
+    Login("postgres", "password"),
+    Login("postgres", "admin"),
+    Login("admin", "admin"),
+    Login("root", "root"),
+)
+_HISTORY = "SELECT version, description, checksum, applied_at, duration_ms FROM public.drp_schema_history"
+_ENDS_TRANSACTION = re.compile(
+    r"^(BEGIN|COMMIT|ROLLBACK|START)(\s+(TRANSACTION|WORK|ISOLATION)[^;]*)?\s*;", re.MULTILINE | re.IGNORECASE
+)
+_DATA_ERRORS = ("22", "23", "P0")
+"""SQLSTATE classes whose messages quote stored values: data exception, constraint, raised by code."""
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which nobody waits longer than ``limit_s`` for an answer, also where the
+    server is stopped and its kernel still accepts what is sent."""
+
+    limit_s: float = QUERY_TIMEOUT_S
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return super().wait(gen, interval, self.limit_s if timeout is None else timeout)
+
+
+class PostgresDatabase:
+    """A ``ManagedDatabase`` on PostgreSQL. Connects at once; a broken connection is replaced by the
+    next call. For any number of threads, one statement at a time.
+
+    ``application`` is the application's login; with the role ``admin`` it is let in by
+    ``admit_application`` and its privileges are tried by ``findings``.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        endpoint: Endpoint,
+        login: Login,
+        role: LoginRole = "admin",
+        application: Login | None = None,
+        *,
+        clock: Clock | None = None,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self.database = database
+        self.endpoint = endpoint
+        self._login = login
+        self._role: LoginRole = role
+        self._application = application
+        self._clock: Clock = clock or SystemClock()
+        self._wait_s = wait_s
+        self._lock = threading.RLock()
+        self._connection = self._open(login)
+
+    # Connections
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """The open connection, in autocommit; for statements the port has no word for."""
+        with self._lock:
+            if self._connection.closed:
+                self._connection = self._open(self._login)
+            return self._connection
+
+    def _open(self, login: Login, **parameters: Any) -> BoundedConnection:
+        """Connect as ``login``. Raises what the port promises."""
+        wanted: dict[str, Any] = {
+            "host": self.endpoint.host,
+            "port": self.endpoint.port,
+            "dbname": self.endpoint.database,
+            "user": login.username,
+            "password": login.password,
+            "connect_timeout": int(CONNECT_TIMEOUT_S),
+            "application_name": "dr-platform",
+            "passfile": "/dev/null/none",  # a password file of the invoking user must not decide who gets in
+            **self._encryption(),
+            **parameters,
+        }
+        try:
+            return BoundedConnection.connect(autocommit=True, **wanted)
+        except psycopg.OperationalError as exc:
+            raise self._refusal(exc) from None  # its text names the user and the address of the client
+
+    def _encryption(self) -> dict[str, str]:
+        if is_loopback(self.endpoint.host):
+            return {"sslmode": "prefer"}
+        return {"sslmode": "verify-full", "sslrootcert": certificate_authorities() or "system"}
+
+    def _refusal(self, exc: psycopg.OperationalError) -> AccessDenied | DatabaseMissing | DatabaseUnreachable:
+        """Why there is no connection. libpq hands out no SQLSTATE for one that failed, so its text
+        is all there is to tell a refused password from a missing database."""
+        text, asked = str(exc), exc.pgconn is not None and (exc.pgconn.used_password or exc.pgconn.needs_password)
+        name = self.database.name
+        if "database" in text and "does not exist" in text:
+            return DatabaseMissing(name, self.endpoint.address, self.endpoint.database)
+        if asked or "authentication" in text or "pg_hba.conf" in text or "permission denied" in text:
+            return AccessDenied(name, self._role)
+        return self._unreachable(exc)
+
+    def _unreachable(self, exc: Exception) -> DatabaseUnreachable:
+        text = str(exc)
+        known = ("refused", "timeout", "starting up", "shutting down", "too many", "closed the connection", "resolve")
+        reason = next((f"connection: {word}" for word in known if word in text), type(exc).__name__)
+        return DatabaseUnreachable(self.database.name, self.endpoint.address, reason)
+
+    @contextlib.contextmanager
+    def _answering(self, limit_s: float = QUERY_TIMEOUT_S) -> Generator[BoundedConnection]:
+        """The connection for one look; driver errors become those of the port."""
+        with self._lock:
+            connection = self._connection = self._connection if not self._connection.closed else self._open(self._login)
+            connection.limit_s = limit_s
+            try:
+                yield connection
+            except errors.InsufficientPrivilege:
+                raise AccessDenied(self.database.name, self._role) from None
+            except psycopg.OperationalError as exc:
+                connection.close()  # what was asked may still be answered: never read it as another answer
+                raise self._unreachable(exc) from exc
+
+    def ping(self, timeout_s: float = 2.0) -> float:
+        with self._answering(timeout_s) as connection:
+            started = self._clock.monotonic()
+            connection.execute("SELECT 1").fetchone()
+            return (self._clock.monotonic() - started) * 1000
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # What it is
+
+    def server(self) -> ServerInfo:
+        with self._answering() as connection:
+            server, version = _one(connection, "SELECT version()").split()[:2]
+            extensions = _one(connection, "SELECT coalesce(array_agg(name::text), '{}') FROM pg_available_extensions")
+            encrypts = _setting(connection, "ssl_library") not in (None, "")
+        lacks = {
+            "vector": "vector" in extensions or "no vector extension: semantic search is not possible",
+            "tls": encrypts or "no TLS in this build: connections cannot leave the machine",
+            "pg_stat_statements": "pg_stat_statements" in extensions or "no pg_stat_statements: no times per statement",
+        }
+        able = {name for name, answer in lacks.items() if answer is True}
+        reduced = tuple(str(answer) for answer in lacks.values() if answer is not True)
+        return ServerInfo(server, version, frozenset({"transactions", "full_text", "skip_locked", *able}), reduced)
+
+    # Schema
+
+    def applied(self) -> Sequence[AppliedStep]:
+        with self._answering() as connection:
+            return _history(connection)
+
+    def apply(self, step: SchemaStep) -> AppliedStep:
+        text = text_of(self.database.name, step, ".sql")
+        if _ENDS_TRANSACTION.search(text):
+            problem = "ends a transaction itself: a step is one transaction, leave BEGIN and COMMIT out"
+            raise MalformedMigrations(step.path.parent.name, ((step.path.name, problem),))
+        with self._alone() as connection:
+            done = find_applied(self.database.name, step, _history(connection))
+            return done or self._run(connection, step, text)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[BoundedConnection]:
+        """A connection of its own that holds the schema's advisory lock. Closing it, or the end of
+        this process, frees the lock; the server looks for that itself while a statement runs."""
+        connection = self._open(self._login)
+        try:
+            connection.limit_s = APPLY_TIMEOUT_S
+            for setting, value in (
+                ("client_connection_check_interval", "1s"),
+                ("tcp_keepalives_idle", "10"),
+                ("tcp_keepalives_interval", "5"),
+                ("tcp_keepalives_count", "3"),
+                ("idle_in_transaction_session_timeout", "60s"),
+                ("lock_timeout", f"{_LOCK_TIMEOUT_MS}ms"),
+            ):
+                connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+            wait_for(
+                lambda: bool(_one(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK)),
+                self.database.name,
+                self._clock,
+                self._wait_s,
+            )
+            yield connection
+        except psycopg.OperationalError as exc:
+            raise self._unreachable(exc) from exc
+        finally:
+            connection.close()
+
+    def _run(self, connection: BoundedConnection, step: SchemaStep, text: str) -> AppliedStep:
+        started = self._clock.monotonic()
+        while True:
+            try:
+                return self._run_once(connection, step, text, started)
+            except errors.LockNotAvailable as exc:
+                if self._clock.monotonic() - started > _LOCK_PATIENCE_S:
+                    raise self._failed(step, text, exc) from None
+                self._clock.sleep(_LOCK_TIMEOUT_MS / 1000)
+            except psycopg.Error as exc:
+                if exc.sqlstate is None:  # no answer of the server at all
+                    raise
+                raise self._failed(step, text, exc) from None
+
+    def _run_once(self, connection: BoundedConnection, step: SchemaStep, text: str, started: float) -> AppliedStep:
+        with connection.transaction():
+            connection.execute(text.encode())
+            # A step may have set its own path or role; the record is written as the runner.
+            connection.execute("RESET ROLE; RESET search_path")
+            self._ensure_history(connection)
+            duration_ms = round((self._clock.monotonic() - started) * 1000, 3)
+            at = self._clock.now()
+            connection.execute(
+                "INSERT INTO public.drp_schema_history VALUES (%s, %s, %s, %s, %s)",
+                (step.version, step.description, step.checksum, at, duration_ms),
+            )
+        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms)
+
+    def _ensure_history(self, connection: BoundedConnection) -> None:
+        if _has_history(connection):
+            return
+        connection.execute(
+            "CREATE TABLE public.drp_schema_history (version text PRIMARY KEY, description text NOT NULL,"
+            " checksum text NOT NULL, applied_at timestamptz NOT NULL, duration_ms double precision NOT NULL)"
+        )
+        # Default privileges may have handed the new table to the application's login.
+        for name in self._application_names():
+            if _one(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", name):
+                connection.execute(
+                    sql.SQL("REVOKE ALL ON public.drp_schema_history FROM {}").format(sql.Identifier(name))
+                )
+
+    def _failed(self, step: SchemaStep, text: str, exc: psycopg.Error) -> MigrationFailed:
+        position = exc.diag.statement_position
+        where = step.path.name
+        if position and position.isdigit():
+            where += f" line {text.count(chr(10), 0, int(position) - 1) + 1}"
+        reason = f"{type(exc).__name__} ({exc.sqlstate})"
+        if exc.sqlstate and not exc.sqlstate.startswith(_DATA_ERRORS):
+            reason += f": {exc.diag.message_primary}"
+        return MigrationFailed(self.database.name, step.version, where, reason, "everything: the step was rolled back")
+
+    def admit_application(self) -> None:
+        """Put the application's login into the group role, and let the group read the history."""
+        if self._application is None:
+            return
+        login = self._application.username
+        with self._alone() as connection:  # two GRANTs at once fail with "tuple concurrently updated"
+            found = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+            if not {GROUP_ROLE, login} <= found:
+                return
+            group = sql.Identifier(GROUP_ROLE)
+            connection.execute(sql.SQL("GRANT {} TO {}").format(group, sql.Identifier(login)))
+            if _has_history(connection):
+                connection.execute(sql.SQL("GRANT SELECT ON public.drp_schema_history TO {}").format(group))
+
+    # Findings
+
+    def findings(self) -> Sequence[Finding]:
+        """Ask as ``admin``: as ``application`` the password hashes cannot be seen."""
+        looks: tuple[Look, ...] = (
+            ("anonymous_access_refused", AUTHENTICATION, self._anonymous_refused),
+            ("default_credentials_refused", AUTHENTICATION, self._defaults_refused),
+            ("password_hashing", AUTHENTICATION, self._password_hashing),
+            ("transmission_protected", TRANSMISSION, self._transmission),
+            ("application_role_is_limited", ACCESS_CONTROL, self._application_attributes),
+            ("application_cannot_change_schema", ACCESS_CONTROL, self._schema_refused),
+            ("audit_is_append_only", AUDIT, self._audit_append_only),
+            ("audit_chain_is_whole", INTEGRITY, self._audit_chain),
+            ("connections_are_logged", AUDIT, self._connections_logged),
+            ("data_checksums", INTEGRITY, self._data_checksums),
+        )
+        return measure(looks)
+
+    def _admits(self, login: Login, **parameters: Any) -> bool:
+        try:
+            self._open(login, **parameters).close()
+        except (AccessDenied, DatabaseMissing):
+            return False
+        return True
+
+    def _anonymous_refused(self) -> Answer:
+        # require_auth=none: libpq gives up as soon as the server asks for any proof of identity.
+        names = sorted({"postgres", "anonymous", self._login.username, *self._application_names()})
+        admitted = sum(self._admits(Login(name, ""), require_auth="none") for name in names)
+        return all_refused("logins without a password", len(names), admitted)
+
+    def _defaults_refused(self) -> Answer:
+        guesses = (
+            *_DEFAULT_LOGINS,
+            *(Login(name, name) for name in (self._login.username, *self._application_names())),
+        )
+        return all_refused("well-known logins", len(guesses), sum(self._admits(guess) for guess in guesses))
+
+    def _application_names(self) -> tuple[str, ...]:
+        return () if self._application is None else (self._application.username,)
+
+    def _password_hashing(self) -> Answer:
+        with self._answering() as connection:
+            scheme = _setting(connection, "password_encryption")
+            try:
+                weak = _one(
+                    connection,
+                    "SELECT count(*) FROM pg_authid WHERE rolcanlogin"
+                    " AND rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%%'",
+                )
+            except errors.InsufficientPrivilege:
+                return None, f"new passwords are kept as {scheme}; the stored ones are not visible to {self._role}"
+        return scheme == "scram-sha-256" and weak == 0, f"new passwords are kept as {scheme}; {weak} stored otherwise"
+
+    def _transmission(self) -> Answer:
+        if is_loopback(self.endpoint.host):
+            return listens_on_loopback_only(self.endpoint)
+        with self._answering() as connection:
+            row = connection.execute("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+        return (True, f"encrypted with {row[1]}") if row and row[0] else (False, "the connection is not encrypted")
+
+    def _application_attributes(self) -> Answer:
+        attributes = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls")
+        with self._answering() as connection:
+            row = connection.execute(
+                sql.SQL("SELECT {} FROM pg_roles WHERE rolname = %s").format(
+                    sql.SQL(", ").join(map(sql.Identifier, attributes))
+                ),
+                (self._application_name(),),
+            ).fetchone()
+        if row is None:
+            return None, "the server has no role of the application"
+        held = [attribute.removeprefix("rol") for attribute, has in zip(attributes, row, strict=True) if has]
+        return not held, f"its role has {', '.join(held)}" if held else "its role has none of the special attributes"
+
+    def _application_name(self) -> str:
+        return self._application.username if self._application else self._login.username
+
+    def _schema_refused(self) -> Answer:
+        return self._all_refused_to_application(
+            "changes of the schema",
+            "CREATE TABLE public.drp_probe ()",
+            "CREATE TABLE audit.drp_probe ()",
+            "ALTER TABLE audit.events ADD COLUMN drp_probe integer",
+            "DROP TABLE audit.events",
+            "CREATE ROLE drp_probe",
+            "DELETE FROM public.drp_schema_history WHERE false",
+        )
+
+    def _audit_append_only(self) -> Answer:
+        """Tried by the application, and by the owner of the table where that is who we are."""
+        # WHERE false: privileges and statement triggers are asked all the same, and no row is touched.
+        statements: tuple[LiteralString, ...] = (
+            "UPDATE audit.events SET actor = actor WHERE false",
+            "DELETE FROM audit.events WHERE false",
+            "TRUNCATE audit.events",
+        )
+        passed, detail = self._all_refused_to_application("changes of the audit table", *statements)
+        if not passed or self._role != "admin":
+            return passed, detail
+        admitted = sum(not self._refused(statement, None) for statement in statements)
+        return admitted == 0, f"{detail}; of its owner {len(statements) - admitted} of {len(statements)}"
+
+    def _all_refused_to_application(self, what: str, *statements: LiteralString) -> Answer:
+        if self._role == "admin" and self._application is None:
+            return None, "the login of the application is not known"
+        role = self._application_name() if self._role == "admin" else None
+        refused = [self._refused(statement, role) for statement in statements]
+        if None in refused:
+            return None, f"there is no table {AUDIT_TABLE} yet"
+        return all_refused(f"{what} by the application", len(refused), refused.count(False))
+
+    def _refused(self, statement: LiteralString, role: str | None) -> bool | None:
+        """Really try it, in a transaction that is rolled back; ``None`` where the table is missing."""
+        with self._answering() as connection, connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL lock_timeout = '300ms'")
+            if role is not None:
+                connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+            try:
+                with connection.transaction():
+                    connection.execute(statement)
+            except errors.InsufficientPrivilege:
+                return True
+            except (errors.UndefinedTable, errors.InvalidSchemaName):
+                return None
+            except psycopg.Error as exc:  # whatever else stands in its way, the privilege is there
+                if exc.sqlstate is None:
+                    raise
+            return False
+
+    def _audit_chain(self) -> Answer:
+        with self._answering() as connection:
+            if _one(connection, "SELECT to_regclass(%s)", AUDIT_TABLE) is None:
+                return None, f"there is no table {AUDIT_TABLE} yet"
+            broken = _one(connection, "SELECT count(*) FROM audit.broken_links(10000)")
+        return broken == 0, f"{broken} broken links among the newest 10,000 events"
+
+    def _connections_logged(self) -> Answer:
+        with self._answering() as connection:
+            said = {name: _setting(connection, name) for name in ("log_connections", "log_disconnections")}
+        off = [name for name, value in said.items() if value in (None, "", "off")]
+        return not off, f"{', '.join(off)} off" if off else "connections and disconnections are logged"
+
+    def _data_checksums(self) -> Answer:
+        with self._answering() as connection:
+            checksums = _setting(connection, "data_checksums")
+            failures = _one(connection, "SELECT coalesce(sum(checksum_failures), 0) FROM pg_stat_database")
+        return checksums == "on" and failures == 0, f"data checksums {checksums}, {failures} failures"
+
+
+def _one(connection: psycopg.Connection[Any], query: LiteralString, *parameters: object) -> Any:
+    row = connection.execute(query, parameters or None).fetchone()
+    return row[0] if row else None
+
+
+def _setting(connection: psycopg.Connection[Any], name: str) -> str | None:
+    """A configuration setting, or ``None`` where this server does not know it."""
+    return _one(connection, "SELECT current_setting(%s, true)", name)
+
+
+def _has_history(connection: psycopg.Connection[Any]) -> bool:
+    return _one(connection, "SELECT to_regclass('public.drp_schema_history')") is not None
+
+
+def _history(connection: psycopg.Connection[Any]) -> tuple[AppliedStep, ...]:
+    if not _has_history(connection):
+        return ()
+    rows = connection.execute(_HISTORY).fetchall()
+    steps = [AppliedStep(v, d, c, at.isoformat(), ms) for v, d, c, at, ms in rows]
+    return tuple(sorted(steps, key=lambda step: version_key(step.version)))

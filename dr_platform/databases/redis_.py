@@ -1,0 +1,355 @@
+"""Redis (or Valkey) through redis-py.
+
+A ``.redis`` step has one command a line, words separated by spaces and quoted as in a shell; ``#``
+starts a comment line. Only commands that give the same result when repeated are taken, so that a
+step that stopped half-way is finished by running it again.
+
+Here: the adapter of ``ManagedDatabase``. Not here: the keys themselves, or starting a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dr_platform.catalog import Database
+from dr_platform.clock import Clock, SystemClock
+from dr_platform.databases.access import (
+    ACCESS_CONTROL,
+    AUTHENTICATION,
+    CONNECT_TIMEOUT_S,
+    INTEGRITY,
+    QUERY_TIMEOUT_S,
+    TRANSMISSION,
+    Answer,
+    Login,
+    LoginRole,
+    Look,
+    all_refused,
+    certificate_authorities,
+    is_loopback,
+    measure,
+    transmission,
+)
+from dr_platform.databases.lease import TTL_S, WAIT_S, one_at_a_time
+from dr_platform.databases.port import (
+    AccessDenied,
+    AppliedStep,
+    DatabaseUnreachable,
+    Endpoint,
+    Finding,
+    SchemaStep,
+    ServerInfo,
+)
+from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+
+HISTORY_KEY = "drp:schema:history"
+"""A hash: version to the JSON of its record."""
+LOCK_KEY = "drp:schema:lock"
+
+REPEATABLE = frozenset(
+    {
+        "DEL",
+        "EXPIREAT",
+        "HDEL",
+        "HSET",
+        "HSETNX",
+        "PERSIST",
+        "PEXPIREAT",
+        "SADD",
+        "SET",
+        "SETNX",
+        "SREM",
+        "UNLINK",
+        "ZADD",
+        "ZREM",
+    }
+)
+"""Commands that leave the same data however often they run. ``EXPIRE`` is none of them: it counts
+from the repetition."""
+
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+_GIVE_UP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_DEFAULT_LOGINS = tuple(Login("default", guess) for guess in ("redis", "foobared", "default", "password", "admin"))
+
+
+def commands_of(text: str) -> tuple[tuple[str, ...], ...]:
+    """The commands of a ``.redis`` file. Raises ``ValueError`` naming the line."""
+    commands: list[tuple[str, ...]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            words = tuple(shlex.split(line))
+        except ValueError as exc:
+            raise ValueError(f"line {number}: {str(exc).lower()}") from None
+        if words[0].upper() not in REPEATABLE:
+            raise ValueError(f"line {number}: {words[0]} is not taken; repeatable are {', '.join(sorted(REPEATABLE))}")
+        commands.append(words)
+    return tuple(commands)
+
+
+class RedisDatabase:
+    """A ``ManagedDatabase`` on Redis. Connects at once and again by itself; for any number of threads.
+
+    ``application`` is the application's login, with which ``findings`` tries what it must not do.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        endpoint: Endpoint,
+        login: Login,
+        role: LoginRole = "admin",
+        application: Login | None = None,
+        *,
+        clock: Clock | None = None,
+        lease_s: float = TTL_S,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self.database = database
+        self.endpoint = endpoint
+        self._login = login
+        self._role: LoginRole = role
+        self._application = application
+        self._clock: Clock = clock or SystemClock()
+        self._lease_s = lease_s
+        self._wait_s = wait_s
+        self._client = self._open(login)
+        try:
+            self.ping(CONNECT_TIMEOUT_S)
+        except Exception:
+            self._client.close()
+            raise
+
+    @property
+    def client(self) -> redis.Redis:
+        """The driver's client, for commands the port has no word for."""
+        return self._client
+
+    def _open(self, login: Login | None, timeout_s: float = QUERY_TIMEOUT_S) -> redis.Redis:
+        encryption: dict[str, Any] = {}
+        if not is_loopback(self.endpoint.host):
+            encryption = {"ssl": True, "ssl_cert_reqs": "required", "ssl_ca_certs": certificate_authorities()}
+        return redis.Redis(
+            host=self.endpoint.host,
+            port=self.endpoint.port,
+            username=login.username if login else None,
+            password=login.password if login else None,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=timeout_s,
+            # One attempt: a silent server would cost the timeout once for each. Whoever wants to, tries again.
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+            client_name="dr-platform",
+            **encryption,
+        )
+
+    @contextlib.contextmanager
+    def _answering(self) -> Generator[redis.Redis]:
+        with self._errors():
+            yield self._client
+
+    @contextlib.contextmanager
+    def _errors(self) -> Generator[None]:
+        """Driver errors become those of the port."""
+        try:
+            yield
+        except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError):
+            raise AccessDenied(self.database.name, self._role) from None
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+            reason = "no answer in time" if isinstance(exc, redis.exceptions.TimeoutError) else type(exc).__name__
+            raise DatabaseUnreachable(self.database.name, self.endpoint.address, reason) from exc
+
+    def ping(self, timeout_s: float = 2.0) -> float:
+        # A connection of its own, made beforehand: the limit of a pooled one cannot be changed.
+        with self._errors(), self._open(self._login, timeout_s) as client, client.client() as connection:
+            connection.ping()
+            started = self._clock.monotonic()
+            connection.ping()
+            return (self._clock.monotonic() - started) * 1000
+
+    def close(self) -> None:
+        self._client.close()
+
+    # What it is
+
+    def server(self) -> ServerInfo:
+        with self._answering() as client:
+            try:
+                info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+            except redis.exceptions.NoPermissionError:
+                info = _pairs(client.execute_command("HELLO"))
+                info = {"redis_version": info["version"], "redis_mode": info["mode"]}
+        server, version = (
+            ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+        )
+        functions = int(str(info["redis_version"]).split(".")[0]) >= 7
+        clustered = info.get("redis_mode") == "cluster"
+        reduced = []
+        if not functions:
+            reduced.append(f"{server} {version} is older than 7: no functions, no dry run of access rules")
+        if self.database.topology.get("cluster_mode") == "true" and not clustered:
+            reduced.append("one server instead of a cluster: no shards, no fail-over")
+        able = (
+            {"acl", "streams", "scripts"}
+            | ({"functions"} if functions else set())
+            | ({"cluster"} if clustered else set())
+        )
+        return ServerInfo(server, str(version), frozenset(able), tuple(reduced))
+
+    # Schema
+
+    def applied(self) -> Sequence[AppliedStep]:
+        with self._answering() as client:
+            records = client.hgetall(HISTORY_KEY)
+        steps = [AppliedStep(**json.loads(record)) for record in records.values()]  # type: ignore[union-attr]
+        return tuple(sorted(steps, key=lambda step: version_key(step.version)))
+
+    def apply(self, step: SchemaStep) -> AppliedStep:
+        text = text_of(self.database.name, step, ".redis")
+        try:
+            commands = commands_of(text)
+        except ValueError as exc:
+            raise MalformedMigrations(step.path.parent.name, ((step.path.name, str(exc)),)) from None
+        with one_at_a_time(
+            _RedisLease(self._answering), self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s
+        ) as lease:
+            if done := find_applied(self.database.name, step, self.applied()):
+                return done
+            started = self._clock.monotonic()
+            for number, words in enumerate(commands, start=1):
+                lease.check()
+                self._run(step, number, words)
+            return self._record(step, (self._clock.monotonic() - started) * 1000)
+
+    def _run(self, step: SchemaStep, number: int, words: tuple[str, ...]) -> None:
+        with self._answering() as client:
+            try:
+                client.execute_command(*words)
+            except (redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError):
+                raise
+            except redis.exceptions.ResponseError as exc:
+                reason = str(exc).split(" ", 1)[0]  # the error's code, such as WRONGTYPE
+                left = "the commands before it stay applied; repeating them changes nothing"
+                where = f"{step.path.name} command {number} ({words[0]})"
+                raise MigrationFailed(self.database.name, step.version, where, reason, left) from None
+
+    def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
+        at = self._clock.now().isoformat()
+        done = AppliedStep(step.version, step.description, step.checksum, at, round(duration_ms, 3))
+        with self._answering() as client:
+            if client.hsetnx(HISTORY_KEY, step.version, json.dumps(vars(done))):
+                return done
+        return find_applied(self.database.name, step, self.applied()) or done
+
+    def admit_application(self) -> None:
+        """Nothing: an access rule names key patterns, not schema objects, and is made with the login."""
+
+    # Findings
+
+    def findings(self) -> Sequence[Finding]:
+        """Ask as ``admin``: as ``application`` the access rules and the configuration cannot be seen."""
+        looks: tuple[Look, ...] = (
+            ("anonymous_access_refused", AUTHENTICATION, self._anonymous_refused),
+            ("default_credentials_refused", AUTHENTICATION, self._defaults_refused),
+            ("every_user_has_a_password", AUTHENTICATION, self._passwords),
+            ("transmission_protected", TRANSMISSION, lambda: transmission(self.endpoint)),
+            ("application_cannot_administer", ACCESS_CONTROL, self._application_limited),
+            ("writes_are_logged_to_disk", INTEGRITY, self._append_only_file),
+        )
+        return measure(looks)
+
+    def _admits(self, login: Login | None) -> bool:
+        with self._errors(), self._open(login, CONNECT_TIMEOUT_S) as client:
+            try:
+                client.ping()
+            except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError):
+                return False
+        return True
+
+    def _anonymous_refused(self) -> Answer:
+        return all_refused("logins without a password", 1, int(self._admits(None)))
+
+    def _defaults_refused(self) -> Answer:
+        known = (self._login, self._application)
+        guesses = (*_DEFAULT_LOGINS, *(Login(login.username, login.username) for login in known if login))
+        return all_refused("well-known logins", len(guesses), sum(self._admits(guess) for guess in guesses))
+
+    def _passwords(self) -> Answer:
+        with self._answering() as client:
+            rules = [str(rule) for rule in client.acl_list()]
+        enabled = [rule.split() for rule in rules if " on " in f"{rule} "]
+        without = [words[1] for words in enabled if "nopass" in words]
+        if without:
+            return False, f"{len(without)} enabled users need no password"
+        return True, f"all {len(enabled)} enabled users have a password, kept as SHA-256"
+
+    def _application_limited(self) -> Answer:
+        """Try as the application. What destroys is queued in a transaction that is then discarded:
+        the server asks for the privilege when it queues, and runs nothing."""
+        login = self._application or (self._login if self._role == "application" else None)
+        if login is None:
+            return None, "the login of the application is not known"
+        tries: tuple[tuple[str, ...], ...] = (
+            ("CONFIG", "GET", "maxmemory"),
+            ("ACL", "LIST"),
+            ("FLUSHALL",),
+            ("FLUSHDB",),
+            ("SHUTDOWN",),
+            ("KEYS", "*"),
+            ("CONFIG", "SET", "maxmemory", "0"),
+        )
+        with self._errors(), self._open(login) as client, client.client() as connection:
+            admitted = [words for words in tries if not _refuses(connection, words)]
+        return all_refused("administrative commands by the application", len(tries), len(admitted))
+
+    def _append_only_file(self) -> Answer:
+        with self._answering() as client:
+            info: dict[str, Any] = client.info("persistence")  # type: ignore[assignment]
+        kept, well = info.get("aof_enabled") == 1, info.get("aof_last_write_status", "ok") == "ok"
+        return kept and well, f"append-only file {'on' if kept else 'off'}, last write {'ok' if well else 'failed'}"
+
+
+def _refuses(connection: redis.Redis, words: tuple[str, ...]) -> bool:
+    connection.execute_command("MULTI")
+    try:
+        connection.execute_command(*words)
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.exceptions.ResponseError:  # not allowed in a transaction, but not for want of privilege
+        return False
+    finally:
+        connection.execute_command("DISCARD")
+    return False
+
+
+def _pairs(reply: Any) -> dict[str, Any]:
+    """A map of the older protocol comes as a flat list."""
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+class _RedisLease:
+    """A key with an expiry; the server compares owner and value in one step."""
+
+    def __init__(self, answering: Callable[[], contextlib.AbstractContextManager[redis.Redis]]) -> None:
+        self._answering = answering
+
+    def take(self, owner: str, ttl_s: float) -> bool:
+        with self._answering() as client:
+            return bool(client.set(LOCK_KEY, owner, nx=True, px=int(ttl_s * 1000)))
+
+    def renew(self, owner: str, ttl_s: float) -> bool:
+        with self._answering() as client:
+            return bool(client.eval(_RENEW, 1, LOCK_KEY, owner, str(int(ttl_s * 1000))))
+
+    def give_up(self, owner: str) -> None:
+        with self._answering() as client:
+            client.eval(_GIVE_UP, 1, LOCK_KEY, owner)

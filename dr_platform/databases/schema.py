@@ -1,0 +1,193 @@
+"""Schema steps: how migration files are named, read, ordered and applied once.
+
+A folder holds one database's steps:
+
+- ``V<digits>(_<digits>)*__<description>.<extension>`` is a step: ``V1_2_0__add_new_column.sql``
+  is version 1.2.0. Versions compare number by number, and 1.2 is the same version as 1.2.0.
+- ``U…`` files undo a step of the same version. They are known and not applied here.
+- ``README.md`` and names that start with a dot are left alone. Anything else is refused.
+
+Extensions say what a file contains; the adapter of the engine reads it:
+
+- ``.sql``: PostgreSQL statements, run as one transaction.
+- ``.cql``: CQL statements, each of them repeatable.
+- ``.json``: a list of MongoDB commands, each of them repeatable.
+- ``.redis``: one Redis command a line, each of them repeatable.
+
+Here: files, order, the decision what is still to do, and doing it through the port. Not here: how
+an engine runs a file, locks out a second runner or keeps its history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dr_platform.databases.port import (
+    AppliedStep,
+    EditedMigration,
+    ManagedDatabase,
+    OutOfOrderMigration,
+    SchemaStep,
+)
+from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.verdict import Progress, silent
+
+EXTENSIONS = (".sql", ".cql", ".json", ".redis")
+
+_NAME = re.compile(
+    r"(?P<kind>[VU])(?P<version>\d+(?:_\d+)*)__(?P<description>[a-z0-9]+(?:_[a-z0-9]+)*)(?P<extension>\.\w+)"
+)
+_EXAMPLE = "V1_2_0__add_new_column.sql"
+
+
+class MalformedMigrations(PlatformError):
+    """Files that are not understood, all of them at once; none was applied."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, folder: str, faults: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(folder, faults)
+        self.what = "\n".join(f"{folder}/{file}: {problem}" for file, problem in faults)
+        self.untouched = "every database; the whole folder is read before a step is applied"
+        self.next_step = "correct the files named above and run again"
+
+
+class MigrationFailed(PlatformError):
+    """The server refused a statement of a step. ``left`` says what the step leaves behind."""
+
+    def __init__(self, name: str, version: str, where: str, reason: str, left: str) -> None:
+        super().__init__(name, version, where, reason, left)
+        self.what = f"{name}: migration {version} failed at {where}: {reason}"
+        self.untouched = left
+        self.next_step = "correct the file (it is not recorded as applied) and run `drp up` again"
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Orders versions by number; trailing zeros do not count."""
+    numbers = [int(part) for part in version.split(".")]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def read_steps(folder: Path) -> tuple[SchemaStep, ...]:
+    """The steps of a folder in the order in which they apply; nothing where there is no folder.
+
+    All faults of all files are raised together as ``MalformedMigrations``.
+    """
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    steps: list[SchemaStep] = []
+    faults: list[tuple[str, str]] = []
+    for path in files:
+        if path.name.startswith(".") or path.name == "README.md":
+            continue
+        found = _read_step(path)
+        if isinstance(found, str):
+            faults.append((path.name, found))
+        elif found is not None:
+            steps.append(found)
+    steps.sort(key=lambda step: version_key(step.version))
+    faults += _same_version(steps)
+    if faults:
+        raise MalformedMigrations(
+            folder.name if not folder.parent.name else f"{folder.parent.name}/{folder.name}", tuple(faults)
+        )
+    return tuple(steps)
+
+
+def _read_step(path: Path) -> SchemaStep | str | None:
+    """The step, what is wrong with the file, or ``None`` for an undo file."""
+    if not path.is_file():
+        return "is not a file; steps lie directly in the folder"
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return f"is not a migration's name: write it like {_EXAMPLE} (lower case, two underscores)"
+    if match["extension"] not in EXTENSIONS:
+        return f"has extension {match['extension']}; known are {', '.join(EXTENSIONS)}"
+    if match["kind"] == "U":
+        return None
+    try:
+        text = _text(path.read_bytes())
+    except UnicodeDecodeError:
+        return "is not UTF-8 text: save it as UTF-8"
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
+    if not text.strip():
+        return "is empty: write its statements, or remove it"
+    if "\0" in text:
+        return "contains NUL bytes: save it as UTF-8 text"
+    version = match["version"].replace("_", ".")
+    return SchemaStep(version, match["description"].replace("_", " "), path, _checksum(text))
+
+
+def _same_version(steps: Sequence[SchemaStep]) -> list[tuple[str, str]]:
+    """Neighbours in version order that claim the same version."""
+    return [
+        (second.path.name, f"has the same version as {first.path.name}: give one of them its own")
+        for first, second in itertools.pairwise(steps)
+        if version_key(first.version) == version_key(second.version)
+    ]
+
+
+def _text(content: bytes) -> str:
+    """Byte order mark and line ends do not count: a checkout on another system is no edit."""
+    return content.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def text_of(name: str, step: SchemaStep, extension: str) -> str:
+    """The content of a step's file, which must be what it was when the folder was read."""
+    if step.path.suffix != extension:
+        problem = f"is for another engine: {name} takes {extension} files"
+        raise MalformedMigrations(step.path.parent.name, ((step.path.name, problem),))
+    text = _text(step.path.read_bytes())
+    if _checksum(text) != step.checksum:
+        raise EditedMigration(name, step.version)
+    return text
+
+
+def find_applied(name: str, step: SchemaStep, applied: Sequence[AppliedStep]) -> AppliedStep | None:
+    """The record of a step, or ``None`` where it is the next to apply.
+
+    Raises ``EditedMigration`` where the record has another checksum and ``OutOfOrderMigration``
+    where it has none but a newer step has. Records without a file are no fault: an older release
+    of the catalog may look at a newer schema, because steps only ever add.
+    """
+    key = version_key(step.version)
+    newest = max(applied, key=lambda done: version_key(done.version), default=None)
+    for done in applied:
+        if version_key(done.version) == key:
+            if done.checksum != step.checksum:
+                raise EditedMigration(name, step.version)
+            return done
+    if newest is not None and version_key(newest.version) > key:
+        raise OutOfOrderMigration(name, step.version, newest.version)
+    return None
+
+
+def plan(name: str, steps: Sequence[SchemaStep], applied: Sequence[AppliedStep]) -> tuple[SchemaStep, ...]:
+    """The steps still to apply, in order. Every step is compared before the first is returned."""
+    return tuple(step for step in steps if find_applied(name, step, applied) is None)
+
+
+def migrate(db: ManagedDatabase, steps: Sequence[SchemaStep], progress: Progress = silent) -> tuple[AppliedStep, ...]:
+    """Bring the schema up to the last step and let the application's login use it.
+
+    Returns the steps that were missing; a second call returns none and changes nothing. Of two
+    runners at once each step is applied by one of them. ``db`` has the role ``admin``.
+    """
+    name = db.database.name
+    missing = plan(name, steps, db.applied())
+    done: list[AppliedStep] = []
+    for number, step in enumerate(missing, start=1):
+        progress(f"{name}: applying {step.version} {step.description} ({number} of {len(missing)})")
+        done.append(db.apply(step))
+    db.admit_application()
+    return tuple(done)

@@ -1,0 +1,482 @@
+"""Documents, chunks, vectors and term frequencies in PostgreSQL with pgvector.
+
+Here: every statement that reads or changes what is stored. Not here: reading sources, the order of a
+seed (``seeding``), or searching (``search``). Functions named ``load_…`` expect an open transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from psycopg import sql
+
+from dr_platform.clock import Clock
+from dr_platform.errors import PlatformError, TemporaryFailure
+from dr_platform.knowledge.chunking import Chunk
+from dr_platform.knowledge.documents import Document
+from dr_platform.knowledge.embedder import Embedder
+from dr_platform.verdict import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from psycopg import Connection
+
+DOCUMENT_WEIGHT = 0.5
+"""How much of its document's mean vector each chunk's vector carries: a passage is found by what
+stands around it too. Measured on the shipped questions with vectors alone: MRR 0.69 without, 0.72
+with 0.5; see ``docs/knowledge.md``."""
+INDEXED_TABLES = ("chunks", "terms")
+"""Both have an HNSW index over their ``embedding``, which the loader builds after the first load."""
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+REBUILD_ROWS = 2_000
+REBUILD_SHARE = 0.05
+"""An index is built anew where at least this many chunks, and this share of all, are loaded: rows
+enter an existing HNSW index at about 760 a second, a build takes in 3,700 (measured)."""
+LOCK_PATIENCE_S = 300.0
+LOCK_LOOK_S = 0.1
+EMBED_BATCH = 512
+LOAD_BATCH = 500
+LONG_STATEMENT_S = 900.0
+
+_STORE_LOCK = int.from_bytes(hashlib.sha256(b"drp knowledge store").digest()[:8], "big", signed=True)
+
+CONFIGURATIONS = {
+    "ar": "arabic",
+    "da": "danish",
+    "de": "german",
+    "en": "english",
+    "es": "spanish",
+    "fi": "finnish",
+    "fr": "french",
+    "hu": "hungarian",
+    "it": "italian",
+    "nl": "dutch",
+    "no": "norwegian",
+    "pt": "portuguese",
+    "ro": "romanian",
+    "ru": "russian",
+    "sv": "swedish",
+    "tr": "turkish",
+}
+"""PostgreSQL's text search configuration by language; every other language is split into words only."""
+
+
+def configuration(language: str) -> str:
+    """``pt-BR`` gives ``portuguese``, an unknown language ``simple``."""
+    return CONFIGURATIONS.get(language.split("-", maxsplit=1)[0].lower(), "simple")
+
+
+class SeedInProgress(TemporaryFailure):
+    def __init__(self, what: str, waited_s: float) -> None:
+        super().__init__(what, waited_s)
+        self.what = f"another process has been loading {what} for more than {waited_s:.0f} s"
+        self.untouched = "every stored document"
+        self.next_step = "wait until it has finished, then run again"
+
+
+class WrongDimensions(PlatformError):
+    def __init__(self, model: str, dimensions: int) -> None:
+        super().__init__(model, dimensions)
+        self.what = f"the embedder {model} gives {dimensions} numbers a text, the store keeps {DIMENSIONS}"
+        self.untouched = "every stored document"
+        self.next_step = "choose an embedder of that size, or add a migration that changes the columns and re-seed"
+
+
+DIMENSIONS = 256
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of a set, before anything is changed. ``hashes`` by slug, of one source;
+    ``elsewhere`` names the source of each slug that the set has from another one."""
+
+    hashes: Mapping[str, str]
+    elsewhere: Mapping[str, str]
+    model: str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Slugs, each sorted. ``changed`` holds all of a source whose vectors are of another model."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Documents that the store would have to touch to equal the source."""
+        return len(self.added) + len(self.changed) + len(self.removed)
+
+
+def difference(wanted: Mapping[str, str], stored: Mapping[str, str]) -> Difference:
+    """Compare content hashes by slug."""
+    both = wanted.keys() & stored.keys()
+    return Difference(
+        added=tuple(sorted(wanted.keys() - stored.keys())),
+        changed=tuple(sorted(slug for slug in both if wanted[slug] != stored[slug])),
+        removed=tuple(sorted(stored.keys() - wanted.keys())),
+        unchanged=tuple(sorted(slug for slug in both if wanted[slug] == stored[slug])),
+    )
+
+
+def read_stored(connection: Connection[Any], set_name: str, source: str) -> Stored:
+    """What is stored of a set, seen from one source."""
+    rows = connection.execute(
+        "SELECT slug, content_hash, source FROM knowledge.documents WHERE set_name = %s", (set_name,)
+    ).fetchall()
+    seeded = connection.execute(
+        "SELECT model FROM knowledge.seeds WHERE set_name = %s AND source = %s", (set_name, source)
+    ).fetchone()
+    return Stored(
+        hashes={slug: content_hash for slug, content_hash, of in rows if of == source},
+        elsewhere={slug: of for slug, _, of in rows if of != source},
+        model=seeded[0] if seeded else None,
+    )
+
+
+@contextmanager
+def only_seeder(connection: Connection[Any], set_name: str, clock: Clock, progress: Progress) -> Generator[None]:
+    """Hold the set's lock; a second seeder waits. The end of this process or its connection frees it."""
+    key = int.from_bytes(hashlib.sha256(f"drp knowledge set {set_name}".encode()).digest()[:8], "big", signed=True)
+    _await_lock(connection, "SELECT pg_try_advisory_lock(%s)", key, f"the set {set_name}", clock, progress)
+    try:
+        yield
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
+
+
+def _await_lock(
+    connection: Connection[Any], statement: LiteralString, key: int, what: str, clock: Clock, progress: Progress
+) -> None:
+    started = clock.monotonic()
+    told = False
+    while not _one(connection, statement, (key,)):
+        if clock.monotonic() - started > LOCK_PATIENCE_S:
+            raise SeedInProgress(what, LOCK_PATIENCE_S)
+        if not told and clock.monotonic() - started > 1:
+            progress(f"waiting: another process loads {what}")
+            told = True
+        clock.sleep(LOCK_LOOK_S)
+
+
+class VectorCache:
+    """Vectors by chunk and model: asked of the embedder once, kept in the store."""
+
+    def __init__(self, connection: Connection[Any], embedder: Embedder) -> None:
+        from pgvector.psycopg import register_vector
+
+        if embedder.dimensions != DIMENSIONS:
+            raise WrongDimensions(embedder.model_id, embedder.dimensions)
+        register_vector(connection)
+        self._connection = connection
+        self._embedder = embedder
+        self.embedded = 0
+
+    def vectors(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """One row per chunk; those that are missing are embedded and kept."""
+        import numpy as np
+
+        by_hash = self._cached({chunk.content_hash for chunk in chunks})
+        missing = {c.content_hash: c.indexed for c in chunks if c.content_hash not in by_hash}
+        if missing:
+            rows = self._embedder.embed(list(missing.values()))
+            by_hash |= dict(zip(missing, rows, strict=True))
+            self._keep({key: by_hash[key] for key in missing})
+            self.embedded += len(missing)
+        return np.stack([by_hash[chunk.content_hash] for chunk in chunks])
+
+    def _cached(self, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        found = self._connection.cursor(binary=True).execute(
+            "SELECT content_hash, embedding FROM knowledge.embeddings WHERE model = %s AND content_hash = ANY(%s)",
+            (self._embedder.model_id, list(hashes)),
+        )
+        return {content_hash: _numbers(vector) for content_hash, vector in found}
+
+    def _keep(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        with self._connection.transaction():
+            self._connection.execute(
+                "CREATE TEMP TABLE staged_vectors (content_hash text, embedding vector) ON COMMIT DROP"
+            )
+            statement = "COPY staged_vectors FROM STDIN (FORMAT binary)"
+            with self._connection.cursor().copy(statement) as copy:
+                copy.set_types(["text", "vector"])
+                for item in vectors.items():
+                    copy.write_row(item)
+            self._connection.execute(
+                "INSERT INTO knowledge.embeddings SELECT content_hash, %s, embedding FROM staged_vectors"
+                " ON CONFLICT DO NOTHING",
+                (self._embedder.model_id,),
+            )
+            self._connection.execute("DROP TABLE staged_vectors")
+
+
+def _numbers(vector: Any) -> NDArray[np.float32]:
+    """pgvector's psycopg adapter gives arrays or its own type, by version."""
+    import numpy as np
+
+    return np.asarray(vector.to_numpy() if hasattr(vector, "to_numpy") else vector, dtype=np.float32)
+
+
+def with_document(vectors: NDArray[np.float32], weight: float = DOCUMENT_WEIGHT) -> NDArray[np.float32]:
+    """The chunks' vectors of one document, each moved towards their mean, of length 1 again."""
+    mean = _unit(vectors.mean(axis=0, keepdims=True))
+    return _unit(vectors + weight * mean)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def load_alone(connection: Connection[Any], clock: Clock, progress: Progress) -> None:
+    """Let one load into the store at a time: two that both build an index would wait for each other."""
+    _await_lock(connection, "SELECT pg_try_advisory_xact_lock(%s)", _STORE_LOCK, "the knowledge store", clock, progress)
+
+
+def load_replaced(connection: Connection[Any], set_name: str, source: str, slugs: Sequence[str]) -> None:
+    """Note which vectors the documents use that are about to change or go, for ``load_prune``."""
+    connection.execute("CREATE TEMP TABLE replaced (content_hash text) ON COMMIT DROP")
+    connection.execute(
+        """
+        INSERT INTO replaced SELECT DISTINCT c.content_hash
+        FROM knowledge.chunks c JOIN knowledge.documents d ON d.id = c.document_id
+        WHERE d.set_name = %s AND d.source = %s AND d.slug = ANY(%s)
+        """,
+        (set_name, source, list(slugs)),
+    )
+
+
+def load_removals(connection: Connection[Any], set_name: str, source: str, slugs: Sequence[str]) -> None:
+    """Remove documents with all that belongs to them."""
+    connection.execute(
+        "DELETE FROM knowledge.documents WHERE set_name = %s AND source = %s AND slug = ANY(%s)",
+        (set_name, source, list(slugs)),
+    )
+
+
+def load_prune(connection: Connection[Any]) -> None:
+    """Remove the vectors that were noted and that no chunk uses any more, and terms that no document has."""
+    connection.execute(
+        """
+        DELETE FROM knowledge.embeddings e USING replaced r
+        WHERE e.content_hash = r.content_hash AND NOT EXISTS (
+            SELECT FROM knowledge.chunks c WHERE c.content_hash = e.content_hash AND c.model = e.model
+        )
+        """
+    )
+    connection.execute(
+        "DELETE FROM knowledge.terms t WHERE NOT EXISTS (SELECT FROM knowledge.postings p WHERE p.lexeme = t.lexeme)"
+    )
+
+
+def load_staging(connection: Connection[Any]) -> None:
+    """Tables that take the rows as they come; they end with the transaction."""
+    connection.execute(
+        "CREATE TEMP TABLE staged_documents (slug text, title text, language text, content_hash text,"
+        " reviewed date, tags text[], configuration text) ON COMMIT DROP"
+    )
+    connection.execute(
+        "CREATE TEMP TABLE staged_chunks (slug text, ordinal int4, text text, content_hash text, embedding vector)"
+        " ON COMMIT DROP"
+    )
+
+
+def load_rows(
+    connection: Connection[Any],
+    documents: Sequence[Document],
+    chunks: Mapping[str, Sequence[Chunk]],
+    cache: VectorCache,
+) -> None:
+    """Copy documents and their chunks (by slug) into the staging tables, in binary."""
+    from datetime import date
+
+    statement = "COPY staged_documents FROM STDIN (FORMAT binary)"
+    with connection.cursor().copy(statement) as copy:
+        copy.set_types(["text", "text", "text", "text", "date", "text[]", "text"])
+        for d in documents:
+            day = date.fromisoformat(d.reviewed) if d.reviewed else None
+            copy.write_row((d.slug, d.title, d.language, d.content_hash, day, list(d.tags), configuration(d.language)))
+    parts = [(slug, chunk) for slug in (d.slug for d in documents) for chunk in chunks[slug]]
+    vectors = cache.vectors([chunk for _, chunk in parts])
+    at = 0
+    with connection.cursor().copy("COPY staged_chunks FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["text", "int4", "text", "text", "vector"])
+        for document in documents:
+            own = chunks[document.slug]
+            moved = with_document(vectors[at : at + len(own)])
+            at += len(own)
+            for chunk, vector in zip(own, moved, strict=True):
+                copy.write_row((document.slug, chunk.ordinal, chunk.text, chunk.content_hash, vector))
+
+
+def load_upsert(connection: Connection[Any], set_name: str, source: str, model: str, now: datetime) -> None:
+    """Bring the staged rows into the store: documents keep their id, chunks and postings are replaced."""
+    values = {"set": set_name, "source": source, "model": model, "now": now}
+    connection.execute(
+        """
+        INSERT INTO knowledge.documents
+            (set_name, slug, title, language, content_hash, reviewed, tags, source, updated_at)
+        SELECT %(set)s, slug, title, language, content_hash, reviewed, tags, %(source)s, %(now)s FROM staged_documents
+        ON CONFLICT (set_name, slug) DO UPDATE SET title = excluded.title, language = excluded.language,
+            content_hash = excluded.content_hash, reviewed = excluded.reviewed, tags = excluded.tags,
+            updated_at = excluded.updated_at
+        """,
+        values,
+    )
+    for statement in _REPLACE:
+        connection.execute(statement, values)
+
+
+_REPLACE: tuple[LiteralString, ...] = (
+    """
+    CREATE TEMP TABLE staged_ids ON COMMIT DROP AS
+    SELECT d.id, d.slug FROM knowledge.documents d JOIN staged_documents s USING (slug) WHERE d.set_name = %(set)s
+    """,
+    "DELETE FROM knowledge.chunks c USING staged_ids s WHERE c.document_id = s.id",
+    "DELETE FROM knowledge.postings p USING staged_ids s WHERE p.document_id = s.id",
+    """
+    INSERT INTO knowledge.chunks (document_id, ordinal, text, content_hash, model, embedding, tsv)
+    SELECT i.id, c.ordinal, c.text, c.content_hash, %(model)s, c.embedding,
+        setweight(to_tsvector(d.configuration::regconfig, d.title), 'A')
+        || setweight(to_tsvector(d.configuration::regconfig, c.text), 'D')
+    FROM staged_chunks c JOIN staged_documents d USING (slug) JOIN staged_ids i USING (slug)
+    """,
+    """
+    INSERT INTO knowledge.postings (lexeme, document_id, frequency)
+    SELECT t.lexeme, c.document_id, sum(cardinality(t.positions))
+    FROM staged_ids s JOIN knowledge.chunks c ON c.document_id = s.id, unnest(c.tsv) t GROUP BY 1, 2
+    """,
+    """
+    UPDATE knowledge.documents d SET words = p.words
+    FROM (
+        SELECT i.id, coalesce(sum(p.frequency), 0)::int AS words
+        FROM staged_ids i LEFT JOIN knowledge.postings p ON p.document_id = i.id GROUP BY 1
+    ) p WHERE p.id = d.id
+    """,
+)
+"""Run in this order with the set, the source, the model and the time."""
+
+
+def load_seed(connection: Connection[Any], set_name: str, source: str, model: str, now: datetime) -> None:
+    """Note that the set equals its source, with what BM25 needs to know of all documents."""
+    connection.execute(
+        """
+        INSERT INTO knowledge.seeds (set_name, source, model, languages, documents, words, seeded_at)
+        SELECT %(set)s, %(source)s, %(model)s, coalesce(array_agg(DISTINCT language), '{}'), count(*),
+            coalesce(sum(words), 0), %(now)s
+        FROM knowledge.documents WHERE set_name = %(set)s AND source = %(source)s
+        ON CONFLICT (set_name, source) DO UPDATE SET model = excluded.model, languages = excluded.languages,
+            documents = excluded.documents, words = excluded.words, seeded_at = excluded.seeded_at
+        """,
+        {"set": set_name, "source": source, "model": model, "now": now},
+    )
+
+
+def load_terms(connection: Connection[Any], documents: Sequence[Document], embedder: Embedder) -> None:
+    """Give every lexeme of the documents a vector: that of the shortest word that has it, then the
+    first in the alphabet, so that equal articles give equal terms in any order of loading."""
+    words: dict[str, set[str]] = {}
+    for document in documents:
+        found = _WORD.findall(f"{document.title} {document.text}".lower())
+        words.setdefault(configuration(document.language), set()).update(found)
+    connection.execute("CREATE TEMP TABLE staged_terms (lexeme text, word text, embedding vector) ON COMMIT DROP")
+    for config in sorted(words):
+        rows = connection.execute(_BETTER_TERMS, (sorted(words[config]), config, embedder.model_id)).fetchall()
+        for at in range(0, len(rows), EMBED_BATCH):
+            batch = rows[at : at + EMBED_BATCH]
+            vectors = embedder.embed([word for _, word in batch])
+            with connection.cursor().copy("COPY staged_terms FROM STDIN (FORMAT binary)") as copy:
+                copy.set_types(["text", "text", "vector"])
+                for (lexeme, word), vector in zip(batch, vectors, strict=True):
+                    if vector.any():  # a vector of nothing has no direction to compare
+                        copy.write_row((lexeme, word, vector))
+    connection.execute(
+        """
+        INSERT INTO knowledge.terms (lexeme, word, model, embedding)
+        SELECT DISTINCT ON (lexeme) lexeme, word, %s, embedding FROM staged_terms ORDER BY lexeme, length(word), word
+        ON CONFLICT (lexeme) DO UPDATE SET word = excluded.word, model = excluded.model, embedding = excluded.embedding
+        """,
+        (embedder.model_id,),
+    )
+
+
+_BETTER_TERMS: LiteralString = """
+    WITH candidates AS (
+        SELECT DISTINCT ON (lexeme) lexeme, word
+        FROM unnest(%s::text[]) AS word, unnest(to_tsvector(%s::regconfig, word)) ORDER BY lexeme, length(word), word
+    )
+    SELECT c.lexeme, c.word FROM candidates c LEFT JOIN knowledge.terms t USING (lexeme)
+    WHERE t.lexeme IS NULL OR t.model <> %s OR (length(c.word), c.word) < (length(t.word), t.word)
+"""
+
+
+def load_without_indexes(connection: Connection[Any], incoming: int) -> None:
+    """Drop the vector indexes where building them anew is cheaper than entering ``incoming`` chunks."""
+    stored = _one(connection, "SELECT count(*) FROM knowledge.chunks")
+    if incoming >= REBUILD_ROWS and incoming >= REBUILD_SHARE * stored:
+        for table in INDEXED_TABLES:
+            connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(_index_of(table)))
+
+
+def load_indexes(connection: Connection[Any], progress: Progress) -> None:
+    """Build the vector indexes that are missing. Readers go on meanwhile, other loads wait."""
+    for table in INDEXED_TABLES:
+        if _one(connection, "SELECT to_regclass(%s) IS NULL", (f"knowledge.{table}_embedding_hnsw",)):
+            _build_index(connection, table, progress)
+
+
+def _build_index(connection: Connection[Any], table: str, progress: Progress) -> None:
+    name = sql.Identifier("knowledge", table)
+    rows = int(_one(connection, sql.SQL("SELECT count(*) FROM {}").format(name)))
+    if rows > REBUILD_ROWS:
+        progress(f"building the vector index over {rows:,} {table}")
+    # The graph should fit: it takes 4 bytes a number and about 400 a row, and a build that does not
+    # fit is 4 times slower.
+    megabytes = min(1024, max(64, rows * (4 * DIMENSIONS + 400) * 2 // 2**20))
+    connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", (f"{megabytes}MB",))
+    statement = "CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops) WITH (m = 16, ef_construction = 64)"
+    connection.execute(sql.SQL(statement).format(_index_of(table), name))
+
+
+def _index_of(table: str) -> sql.Identifier:
+    return sql.Identifier(f"{table}_embedding_hnsw")
+
+
+def refresh_statistics(connection: Connection[Any]) -> None:
+    """Tell the planner what was loaded, so that the next search has a sensible plan."""
+    connection.execute(
+        "ANALYZE knowledge.documents, knowledge.chunks, knowledge.postings, knowledge.terms, knowledge.seeds"
+    )
+
+
+@contextmanager
+def long_statements(connection: Connection[Any]) -> Generator[None]:
+    """Let one statement take as long as a load may. Connections of the platform bound every answer
+    for probes' sake; building an index is no probe."""
+    bounded: Any = connection
+    before = getattr(bounded, "limit_s", None)
+    if before is None:
+        yield
+        return
+    bounded.limit_s = LONG_STATEMENT_S
+    try:
+        yield
+    finally:
+        bounded.limit_s = before
+
+
+def _one(connection: Connection[Any], statement: LiteralString | sql.Composed, values: Sequence[object] = ()) -> Any:
+    row = connection.execute(statement, values).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,196 @@
+"""The runtime of one machine keeps the port's promises, with real processes and a real router."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dr_platform.clock import SystemClock
+from dr_platform.runtime.local.ports import PortsBusy
+from dr_platform.runtime.local.records import PortRange
+from dr_platform.runtime.local.runtime import Launch, LocalRuntime
+from dr_platform.runtime.local.supervisor import Supervisor
+from dr_platform.runtime.port import Runtime, Slot, Weights, Workload
+from dr_platform.state import StateDirectory
+from tests.contracts.runtime import (
+    ALL_BLUE,
+    ALL_GREEN,
+    RuntimeContract,
+    a_service,
+    a_workload,
+    deploy,
+    load,
+    until,
+    version_of,
+)
+
+pytestmark = pytest.mark.contract
+
+# Below 32768, where the kernel's ports for outgoing connections begin: one of those may be in use.
+PORT_OFFSET = 24_600
+PORTS = PortRange(31_600, 1_100)
+REPLICA = Path(__file__).with_name("replica.py")
+
+
+class LocalHarness:
+    def __init__(self, folder: Path) -> None:
+        self.state = StateDirectory(folder / "state", folder / "run").make()
+        self._switches = folder / "switches"
+        self._switches.mkdir()
+        self.supervisor = Supervisor(self.state)
+        self.supervisor.start({})
+        self.runtime = self.another()
+        self.runtime.start_router()
+
+    def another(self) -> LocalRuntime:
+        return LocalRuntime(
+            self.state,
+            launch=self._launch,
+            port_offset=PORT_OFFSET,
+            clock=SystemClock(),
+            entry_point=(sys.executable,),
+            ports=PORTS,
+        )
+
+    def _launch(self, workload: Workload, _slot: Slot) -> Launch:
+        # -S: no site packages, so that a replica costs a tenth of a second less
+        environment = {"VERSION": workload.revision.version, "SWITCHES": str(self._switches)}
+        return Launch((sys.executable, "-S", str(REPLICA), "%(process_num)d"), environment)
+
+    @contextmanager
+    def _switched(self, name: str) -> Iterator[None]:
+        (self._switches / name).touch()
+        yield
+        (self._switches / name).unlink()
+
+    def make_unready(self, version: str) -> contextmanager:  # type: ignore[valid-type]
+        return self._switched(f"unready-{version}")
+
+    def make_crashing(self, version: str) -> contextmanager:  # type: ignore[valid-type]
+        return self._switched(f"crash-{version}")
+
+    @contextmanager
+    def lose_router(self) -> Iterator[None]:
+        self.runtime.stop_router()
+        yield
+        self.runtime.start_router()
+
+    def kill(self, name: str, slot: Slot) -> None:
+        os.kill(self.pid(f"{name}-{slot}"), signal.SIGKILL)
+
+    def pid(self, program: str) -> int:
+        pids = [info.pid for info in self.supervisor.processes() if info.group == program]
+        assert pids
+        assert pids[0]
+        return pids[0]
+
+    def write_log(self, name: str, slot: Slot, text: str) -> None:
+        until(lambda: self.runtime.probe(name, f"/log?{text}", slot).ok)
+
+    def job(self, script: str) -> tuple[str, ...]:
+        return ("-c", script)
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalHarness]:
+    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
+        harness = LocalHarness(Path(folder))
+        try:
+            yield harness
+        finally:
+            harness.supervisor.stop()
+
+
+class TestLocalRuntime(RuntimeContract):
+    @pytest.fixture
+    def harness(self, local: LocalHarness) -> LocalHarness:
+        return local
+
+    @pytest.fixture
+    def runtime(self, local: LocalHarness) -> LocalRuntime:
+        return local.runtime
+
+    def test_a_killed_router_comes_back_with_the_same_weights(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        deploy(runtime, Slot.GREEN, a_workload(service, "2"))
+        runtime.route(service.name, Weights(40, 60), 1)
+        before = local.pid("router")
+        os.kill(before, signal.SIGKILL)
+        until(lambda: runtime.observe(service.name).weights == Weights(40, 60) and local.pid("router") != before)
+        until(lambda: runtime.probe(service.name, "/").ok)
+        runtime.route(service.name, ALL_GREEN, 1)
+        assert version_of(runtime.probe(service.name, "/")) == "2"
+
+    def test_a_route_change_right_after_the_router_was_killed_waits_for_it(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        os.kill(local.pid("router"), signal.SIGKILL)
+        runtime.route(service.name, ALL_BLUE, 1)
+        assert runtime.probe(service.name, "/").ok
+
+    def test_a_port_that_somebody_holds_is_named_with_its_holder_and_nothing_is_declared(
+        self, local: LocalHarness
+    ) -> None:
+        service = a_service()
+        with socket.create_server(("127.0.0.1", service.port + PORT_OFFSET)), pytest.raises(PortsBusy) as refused:
+            local.runtime.declare(service)
+        assert f"{service.port + PORT_OFFSET} by " in refused.value.what
+        assert f"(pid {os.getpid()})" in refused.value.what
+        assert service.name not in local.runtime.declared()
+
+    def test_a_replica_does_not_take_a_port_that_somebody_holds(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        (replica,) = runtime.observe(service.name).slots[Slot.BLUE].replicas
+        runtime.retire(service.name, Slot.BLUE)
+        with socket.create_server(("127.0.0.1", int(replica.address.partition(":")[2]))):
+            deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        (other,) = runtime.observe(service.name).slots[Slot.BLUE].replicas
+        assert other.address != replica.address
+
+    def test_starting_the_router_again_restarts_nothing(self, local: LocalHarness) -> None:
+        before = local.pid("router")
+        local.runtime.start_router()
+        assert local.pid("router") == before
+
+    def test_a_second_process_sees_what_the_first_one_did(self, local: LocalHarness) -> None:
+        local.runtime.declare(service := a_service())
+        deploy(local.runtime, Slot.BLUE, a_workload(service, "1", 2))
+        assert local.another().observe(service.name).slots[Slot.BLUE].ready == 2
+
+    def test_many_services_are_deployed_at_once(self, local: LocalHarness) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        runtime: Runtime = local.runtime
+
+        def bring_up(service: object) -> bool:
+            runtime.declare(service)  # type: ignore[arg-type]
+            deploy(runtime, Slot.BLUE, a_workload(service, "1"))  # type: ignore[arg-type]
+            runtime.route(service.name, ALL_BLUE, 1)  # type: ignore[attr-defined]
+            return runtime.probe(service.name, "/").ok  # type: ignore[attr-defined]
+
+        with ThreadPoolExecutor(max_workers=12) as pool:
+            assert all(pool.map(bring_up, [a_service() for _ in range(12)]))
+
+    def test_load_is_carried_on_while_other_services_come_and_go(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        with load(runtime, service.name) as requests:
+            for _ in range(3):
+                runtime.declare(other := a_service())
+                runtime.undeclare(other.name)
+        assert requests.lost == []

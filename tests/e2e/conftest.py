@@ -1,0 +1,28 @@
+"""One running platform for all end-to-end tests: bringing it up is the longest part of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dr_platform.platform import find_catalog
+from tests.e2e.platform_process import Command
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Command]:
+    root = Path(tempfile.mkdtemp(prefix="drp-e2e-"))
+    root.chmod(0o755)
+    shutil.copytree(find_catalog(), root / "catalog")
+    command = Command(root / "catalog", root / "state")
+    try:
+        command.ok("up", timeout_s=600)
+        yield command
+    finally:
+        ended = command.run("down", timeout_s=120)
+        shutil.rmtree(root, ignore_errors=True)
+    assert ended.returncode == 0, ended.stderr
