@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dr_platform.catalog import Database, Engine
+from dr_platform.catalog.models import UI_PORT
+from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
 from dr_platform.rollout.converge import (
     Converged,
@@ -25,7 +27,7 @@ from dr_platform.verdict import Measure, Progress, silent
 
 DATABASE_START_S = 120.0
 """The slowest engine measured, on two busy cores, answered after 25 s."""
-SERVICE_START_S = 60.0
+SERVICE_START_S = 45.0
 FLEET_START_S = 90.0
 
 
@@ -168,7 +170,8 @@ class SeedOutcome:
 def documented_ports(platform: Platform) -> dict[int, str]:
     """Every port that a person may expect an answer on, with what answers there."""
     offset = platform.port_offset
-    ports = {s.port + offset: s.name for s in platform.catalog.services.values()}
+    ports = {UI_PORT + offset: "the Dagster UI"}
+    ports |= {s.port + offset: s.name for s in platform.catalog.services.values()}
     if platform.binding.databases == "embedded":
         ports |= {d.port + offset: d.name for d in platform.catalog.databases.values()}
     return ports
@@ -246,8 +249,6 @@ def start_databases(
 
 
 def _start_database(platform: Platform, name: str, progress: Progress) -> DatabaseOutcome:
-    from dr_platform.databases.embedded.port import EngineUnavailable
-
     started = platform.clock.monotonic()
     try:
         if platform.binding.databases == "embedded":
@@ -257,7 +258,9 @@ def _start_database(platform: Platform, name: str, progress: Progress) -> Databa
             info, latency = database.server(), database.ping()
         finally:
             database.close()
-    except EngineUnavailable as exc:
+    except PlatformError as exc:
+        # Its own check turns red; whatever does not need this database still comes up.
+        progress(f"{name}: {exc.what}")
         return DatabaseOutcome(name, available=False, remedy=f"{exc.what}. {exc.next_step}")
     duration = platform.clock.monotonic() - started
     progress(f"{name}: {info.server} {info.version} answers")
@@ -337,7 +340,7 @@ def seed_knowledge(
     folder = source or platform.catalog.knowledge_folder(name) / knowledge_set.source
     database = platform.connect(knowledge_database(platform).name, "admin")
     try:
-        report = seed(database.connection(), knowledge_set, folder, platform.embedder, progress)  # type: ignore[attr-defined]
+        report = seed(database.connection, knowledge_set, folder, platform.embedder, progress)  # type: ignore[attr-defined]
     finally:
         database.close()
     counts = {

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
 
+from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
 from dr_platform.runtime.port import ProbeResult, Weights
@@ -116,12 +118,15 @@ def database_verdict(platform: Platform, name: str) -> Verdict:
     if (reason := unavailable_reason(platform, name)) is not None:
         return Verdict(False, reason, {"available": False})
     limit_ms = platform.catalog.databases[name].latency * 1000
-    database = platform.connect(name)
     try:
-        latency = min(database.ping() for _ in range(3))
-        info = database.server()
-    finally:
-        database.close()
+        database = platform.connect(name)
+        try:
+            latency = _best_latency(database, limit_ms)
+            info = database.server()
+        finally:
+            database.close()
+    except DatabaseUnreachable as exc:
+        return Verdict(False, exc.what, {"limit_ms": limit_ms})
     measurements: dict[str, Measure] = {
         "latency_ms": round(latency, 3),
         "limit_ms": limit_ms,
@@ -132,6 +137,17 @@ def database_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, f"{info.server} {info.version} answered in {latency:.1f} ms", measurements)
 
 
+def _best_latency(database: ManagedDatabase, limit_ms: float) -> float:
+    """The best of up to ten queries: what remains is the server's own, not the wait for a processor
+    on a machine that is busy for a moment."""
+    best = database.ping()
+    for _ in range(9):
+        if best <= limit_ms:
+            break
+        best = min(best, database.ping())
+    return best
+
+
 @_always_answers
 def database_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     """Access, authentication and audit properties, measured at the server itself."""
@@ -140,16 +156,30 @@ def database_hipaa_verdict(platform: Platform, name: str) -> Verdict:
         findings = database.findings()
     finally:
         database.close()
-    good = [f for f in findings if f.passed]
-    bad = [f"{f.name}: {f.detail} ({f.clause})" for f in findings if f.passed is False]
-    blind = [f.name for f in findings if f.passed is None]
-    measurements: dict[str, Measure] = {"passed": len(good), "failed": len(bad), "unmeasured": len(blind)}
+    waivers = platform.catalog.databases[name].embedded_waivers if platform.binding.databases == "embedded" else {}
+    return _judge_findings(findings, waivers)
+
+
+def _judge_findings(findings: Sequence[Finding], waivers: Mapping[str, str]) -> Verdict:
+    """A property that does not hold fails unless it is waived, and what is waived is shown."""
+    bad = [f for f in findings if f.passed is False and f.name not in waivers]
+    blind = [f for f in findings if f.passed is None and f.name not in waivers]
+    waived = [f for f in findings if not f.passed and f.name in waivers]
+    good = len(findings) - len(bad) - len(blind) - len(waived)
+    measurements: dict[str, Measure] = {
+        "passed": good,
+        "failed": len(bad),
+        "unmeasured": len(blind),
+        "waived": len(waived),
+    }
     if not findings:
         return Verdict(None, "the server let nothing be measured", measurements)
     if bad or blind:
-        problems = "; ".join([*bad, *(f"{name}: could not be measured" for name in blind)])
-        return Verdict(False if bad else None, problems, measurements)
-    return Verdict(True, f"{len(good)} of {len(findings)} properties hold", measurements)
+        problems = [f"{f.name}: {f.detail} ({f.clause})" for f in bad]
+        problems += [f"{f.name}: could not be measured" for f in blind]
+        return Verdict(False if bad else None, "; ".join(problems), measurements)
+    shown = "".join(f"; waived: {f.name} ({waivers[f.name]})" for f in waived)
+    return Verdict(True, f"{good} of {len(findings)} properties hold{shown}", measurements)
 
 
 @_always_answers
@@ -260,7 +290,7 @@ def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     folder = platform.catalog.knowledge_folder(name) / knowledge_set.source
     database = platform.connect(knowledge_database(platform).name)
     try:
-        connection = database.connection()  # type: ignore[attr-defined]
+        connection = database.connection  # type: ignore[attr-defined]
         pending = pending_changes(connection, knowledge_set, folder)
         age = freshness(connection, knowledge_set, platform.clock.now())
     finally:
@@ -285,7 +315,127 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     database = platform.connect(knowledge_database(platform).name)
     try:
         folder = platform.catalog.knowledge_folder(name)
-        report = evaluate_set(database.connection(), platform.embedder, platform.catalog.knowledge[name], folder)  # type: ignore[attr-defined]
+        report = evaluate_set(database.connection, platform.embedder, platform.catalog.knowledge[name], folder)  # type: ignore[attr-defined]
     finally:
         database.close()
     return report.verdict()
+
+
+@dataclass(frozen=True)
+class Look:
+    """One check of one asset. ``severe`` failures are errors, others warnings."""
+
+    asset: tuple[str, str]
+    check: str
+    description: str
+    verdict: Callable[[], Verdict]
+    severe: bool = True
+
+
+def looks(platform: Platform) -> tuple[Look, ...]:
+    """Every check of every asset: the one list that Dagster, sensors and the command share."""
+    held_to_hipaa = platform.environment.compliance.rank > 0
+    found = [
+        Look(("infrastructure", name), "healthy", text, functools.partial(verdict, platform))
+        for name, text, verdict in (
+            ("runtime", "Supervisor and keeper run, nothing has been given up on.", runtime_verdict),
+            ("router", "Envoy uses exactly the weights that were written.", router_verdict),
+            ("ports", "No documented port is held by another program.", ports_verdict),
+            ("state", "The operations database answers and the evidence chain is whole.", operations_verdict),
+        )
+    ]
+    for name in platform.catalog.databases:
+        found += _database_looks(platform, name, held_to_hipaa)
+    found.append(
+        Look(
+            ("services", "fleet"),
+            "healthy",
+            "Every service has the replicas that the release wants.",
+            functools.partial(fleet_verdict, platform),
+        )
+    )
+    for name in platform.catalog.services:
+        found += _service_looks(platform, name, held_to_hipaa)
+    for name in platform.catalog.knowledge:
+        found += _knowledge_looks(platform, name)
+    return tuple(found)
+
+
+def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
+    bound = functools.partial
+    return [
+        Look(
+            ("databases", name),
+            "healthy",
+            "Answers a simple query within the promised latency.",
+            bound(database_verdict, platform, name),
+        ),
+        Look(
+            ("databases", name),
+            "hipaa",
+            "Access, authentication and audit properties measured at the server (45 CFR 164.312).",
+            bound(database_hipaa_verdict, platform, name),
+            held,
+        ),
+        Look(
+            ("schema", name),
+            "healthy",
+            "The applied migrations are exactly the files of the catalog.",
+            bound(schema_verdict, platform, name),
+        ),
+    ]
+
+
+def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
+    bound = functools.partial
+    return [
+        Look(
+            ("services", name),
+            "healthy",
+            "All wanted replicas are ready and the service says that it is healthy.",
+            bound(service_verdict, platform, name),
+        ),
+        Look(
+            ("services", name),
+            "hipaa",
+            "Audit, encryption and access control are active, measured by the service and from outside.",
+            bound(service_hipaa_verdict, platform, name),
+            held,
+        ),
+    ]
+
+
+def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
+    bound = functools.partial
+    return [
+        Look(
+            ("knowledge", name),
+            "healthy",
+            "The store equals the set's articles and is fresh.",
+            bound(knowledge_store_verdict, platform, name),
+        ),
+        Look(
+            ("knowledge", name),
+            "retrieval",
+            "Labelled questions find their articles.",
+            bound(retrieval_verdict, platform, name),
+        ),
+    ]
+
+
+@_always_answers
+def fleet_verdict(platform: Platform) -> Verdict:
+    """Every service has the replicas that the release wants, and no other service is there."""
+    missing = []
+    for name in platform.catalog.services:
+        observed = platform.runtime.observe(name)
+        wanted = platform.workload(name).replicas
+        if sum(status.ready for status in observed.slots.values()) < wanted:
+            missing.append(name)
+    surplus = sorted(platform.runtime.declared() - set(platform.catalog.services))
+    total = len(platform.catalog.services)
+    measurements: dict[str, Measure] = {"services": total, "settled": total - len(missing), "surplus": len(surplus)}
+    if missing or surplus:
+        late = f"not ready: {', '.join(missing)}" if missing else f"not in the catalog: {', '.join(surplus)}"
+        return Verdict(False, late, measurements)
+    return Verdict(True, f"{total} services as wanted", measurements)

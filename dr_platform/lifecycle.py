@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dr_platform.bring_up import check_ports
 from dr_platform.errors import PlatformError
-from dr_platform.infrastructure.orchestrator import orchestrator_programs, write_orchestrator_files
+from dr_platform.infrastructure import orchestrator
 from dr_platform.platform import Platform, definitions_digest
 from dr_platform.runtime.local.keeper import keeper_program
 from dr_platform.verdict import Progress
 
 SYSTEM_START_S = 30.0
-CODE_LOCATION = "dagster-code"
 
 
 @dataclass
@@ -41,7 +40,7 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
     if not supervisor.running():
         progress("supervisor: starting")
         supervisor.start(platform.process_environment())
-    supervisor.put([keeper_program(platform.state, platform.process_environment())])
+    supervisor.put([keeper_program(platform.state)])
     _start_system_database(platform, progress)
     put_orchestrator(platform)
     progress("dagster: starting")
@@ -50,13 +49,11 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
 
 def put_orchestrator(platform: Platform) -> None:
     """Run Dagster with the definitions of this moment: a process that loaded others is restarted."""
-    write_orchestrator_files(platform)
-    marker = {"DRP_DEFINITIONS": definitions_digest(platform.catalog.root)}
-    programs = [
-        replace(program, environment={**program.environment, **marker}) if program.name == CODE_LOCATION else program
-        for program in orchestrator_programs(platform)
-    ]
-    platform.supervisor.put(programs)
+    orchestrator.write_configuration(platform.state, platform.system_database.url("dagster"))
+    digest = definitions_digest(platform.catalog.root)
+    platform.supervisor.put(
+        orchestrator.programs(platform.state, platform.process_environment(), platform.port_offset, digest)
+    )
 
 
 def _start_system_database(platform: Platform, progress: Progress) -> None:

@@ -220,7 +220,7 @@ _NOT_A_NAME = frozenset(
     like listed lost missing my never new no nobody none not now of ok okay on one or our out over private ready really right
     safe secret sick so soon sorry still such sure that the their them then there these they this those to today tomorrow
     tonight too tired trying under unknown up upset very was we well were what when where which while who why will with
-    withheld wrong yes yet you your
+    withheld wrong yes yet you your name names id ids number numbers record records chart charts
     """.split()  # noqa: SIM905 - a list of a hundred quoted words cannot be read
 )
 
@@ -306,9 +306,10 @@ _RULES: tuple[_Rule, ...] = (
     _named(r"(?:call[ \t]me|this[ \t]is|speaking[ \t]with|spoke[ \t](?:to|with)|patient|husband|wife|son|daughter|mother|father|brother|sister|mom|mum|dad|partner|friend|therapist|counsel+or|psychiatrist|yours,?|regards,?|dear)", _NAME_WORDS, judge=_perhaps_a_name),
     # B: geography below the state
     _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[A-Z]?[ \t](?:[NSEW]{{1,2}}\.?[ \t])?(?:(?:[{_UPPER}][\w'’.-]{{0,20}}|[0-9]{{1,3}}(?:st|nd|rd|th))[ \t]){{1,4}}(?i:{_STREET}){_AFTER}\.?(?:,?[ \t](?i:apt|apartment|suite|ste|unit|\#)\.?[ \t]?[\w-]{{1,6}})?", 0.85),
-    _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[ \t][a-z]{{3,20}}[ \t](?:street|avenue|road|lane|drive|boulevard|court){_AFTER}", 0.45),
+    _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[ \t](?:[a-z0-9]{{2,20}}[ \t]){{1,2}}(?:street|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court){_AFTER}", 0.45),
     _shape(PhiKind.ADDRESS, rf"{_BEFORE}(?i:p\.?[ \t]?o\.?[ \t]?box)[ \t]#?[0-9]{{1,6}}{_AFTER}", 0.9),
     _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?i:(?:i|he|she|they|we|who|patient)[ \t](?:now[ \t])?lives?[ \t](?:in|near)|living[ \t]in|resid(?:es|ing)[ \t](?:in|at)|residents?[ \t]of|hometown(?:[ \t]is|[ \t]of)?|(?:city|town|county)(?:[ \t]of|[ \t]?:)|moved[ \t]to|born[ \t]in)[ \t]{{1,2}}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})"), 0.7),
+    _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})(?=,?[ \t]{{1,2}}(?:{_STATES})[ \t,]{{1,3}}[0-9]{{5}})"), 0.8),
     _shape(PhiKind.ZIP, rf"{_BEFORE}[0-9]{{5}}-[0-9]{{4}}{_AFTER}", 0.7),
     _Rule(PhiKind.ZIP, re.compile(rf"{_BEFORE}(?:{_STATES})[ \t,]{{1,3}}(?P<value>[0-9]{{5}}(?:-[0-9]{{4}})?){_AFTER}"), 0.85),
     _cue(PhiKind.ZIP, r"zip(?:[ \t-]?code)?|postal[ \t]code|postcode", r"[0-9]{5}(?:-[0-9]{4})?"),

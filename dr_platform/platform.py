@@ -23,6 +23,8 @@ from dr_platform.secrets.port import SecretStore
 from dr_platform.state import StateDirectory, locate_state, state_base
 
 if TYPE_CHECKING:
+    import sqlalchemy
+
     from dr_platform.databases.embedded import EmbeddedServer
     from dr_platform.databases.embedded.system import SystemPostgres
     from dr_platform.databases.port import ManagedDatabase
@@ -99,6 +101,14 @@ def definitions_digest(catalog_root: Path) -> str:
     sources += [p for name in ("assets", "jobs", "sensors", "schedules") for p in (package.parent / name).rglob("*.py")]
     for path in sorted([*sources, *catalog_root.rglob("*.yaml")]):
         digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def migrations_digest(catalog: Catalog, database: str) -> str:
+    """Identifies the schema that the catalog wants."""
+    digest = hashlib.sha256()
+    for path in sorted((catalog.database_folder(database) / "migrations").glob("*")):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -268,11 +278,16 @@ class Platform:
         return Endpoint(host, int(port), database.database)
 
     @cached_property
-    def evidence(self) -> EvidenceLog:
-        from dr_platform.evidence import PostgresEvidenceLog
+    def operations(self) -> sqlalchemy.Engine:
         from dr_platform.operations import operations_engine
 
-        return PostgresEvidenceLog(operations_engine(self.system_database.url("operations")), self.clock)
+        return operations_engine(self.system_database.url("operations"))
+
+    @cached_property
+    def evidence(self) -> EvidenceLog:
+        from dr_platform.evidence import PostgresEvidenceLog
+
+        return PostgresEvidenceLog(self.operations, self.clock)
 
     @cached_property
     def embedder(self) -> WordVectors:

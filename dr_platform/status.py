@@ -11,15 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dr_platform.catalog import Tier
+from dr_platform.catalog import Role, Tier
+from dr_platform.catalog.models import UI_PORT
 from dr_platform.dagster_client import DagsterClient
 from dr_platform.errors import PlatformError
 from dr_platform.health import database_verdict
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
 from dr_platform.runtime.port import Slot
-
-SINGLE_NAMESPACE = "therapeutic-ai"
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,12 @@ class Status:
 
 
 def namespace_of(platform: Platform, tier: Tier) -> str:
-    return tier.value if platform.environment.namespaces == "by-tier" else SINGLE_NAMESPACE
+    return tier.value if platform.environment.namespaces == "by-tier" else platform.environment.namespace
 
 
 def urls(platform: Platform) -> dict[str, str]:
     """Addresses that a person opens."""
-    from dr_platform.catalog import Role
-
-    found = {"dagster": f"http://127.0.0.1:{3000 + platform.port_offset}"}
+    found = {"dagster": f"http://127.0.0.1:{UI_PORT + platform.port_offset}"}
     if gateway := platform.catalog.with_role(Role.GATEWAY):
         found["gateway"] = f"http://127.0.0.1:{gateway.port + platform.port_offset}"
     return found

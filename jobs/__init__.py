@@ -1,0 +1,1 @@
+"""Job definitions: what can be started as a whole. No logic."""

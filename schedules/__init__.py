@@ -1,0 +1,1 @@
+"""Schedule definitions, running from the start. No logic."""

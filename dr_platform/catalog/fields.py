@@ -18,6 +18,7 @@ _NAME = r"^[a-z][a-z0-9-]{1,39}$"
 _OWNER = r"^team:[a-z][a-z0-9-]{1,39}$"
 _VERSION = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
 _DAY = r"^[0-9]{4}-[0-9][0-9]-[0-9][0-9]$"
+_SPAN = r"^[0-9]{4}-[0-9][0-9]-[0-9][0-9]/[0-9]{4}-[0-9][0-9]-[0-9][0-9]$"
 _HOST_PORT = r"^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?:[1-9][0-9]{0,4}$"
 _SETTING = r"^[a-z][a-z0-9_]{0,62}$"
 _DATABASE = r"^[a-z][a-z0-9_]{0,47}$"
@@ -35,6 +36,7 @@ IN_WORDS = {
     _OWNER: "write `team:` and the team's name, for example team:platform",
     _VERSION: "write a version, for example 1.0.0",
     _DAY: "write a day as 2025-09-01",
+    _SPAN: "write first and last day as 2026-12-20/2027-01-02",
     _HOST_PORT: "write host:port without user or password, for example db.example.org:5432",
     _SETTING: "use lower-case letters, digits and underscores, a letter first",
     _DATABASE: "use up to 48 lower-case letters, digits and underscores, a letter first",
@@ -76,7 +78,7 @@ def _ordered_days(value: str) -> str:
             return value
     except ValueError:
         pass
-    raise ValueError("is no span of days: write first and last day as 2026-12-20/2027-01-02")
+    raise ValueError(f"is no span of days: {IN_WORDS[_SPAN]}")
 
 
 Count = Annotated[int, Field(strict=True), BeforeValidator(_plain_number)]
@@ -104,7 +106,7 @@ LanguageTag = Annotated[str, Field(pattern=_LANGUAGE)]
 Region = Annotated[str, Field(pattern=_REGION)]
 KubernetesVersion = Annotated[str, Field(pattern=_KUBERNETES)]
 WeeklyWindow = Annotated[str, Field(pattern=_WINDOW)]
-DaySpan = Annotated[str, AfterValidator(_ordered_days)]
+DaySpan = Annotated[str, Field(pattern=_SPAN), AfterValidator(_ordered_days)]
 
 KNOWN_SETTINGS = {
     "max_connections_per_service": (r"[1-9][0-9]{0,4}", 'write a whole number above 0 in quotes, for example "100"'),

@@ -101,7 +101,7 @@ def load_catalog(root: Path) -> Catalog:
 def _assembled(reading: _Reading) -> Catalog:
     by_kind = {kind: dict(sorted(found.items())) for kind, found in reading.entries.items()}
     return Catalog(
-        root=reading.root,
+        root=reading.root.absolute(),  # handed to processes that start elsewhere
         services=by_kind["service"],
         databases=by_kind["database"],
         environments=by_kind["environment"],

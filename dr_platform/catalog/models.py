@@ -272,6 +272,12 @@ class Database(Model):
     def replicas_in(self, environment: str) -> int:
         return next((count for name, count in self.replicas.items() if name == environment), 1)
 
+    embedded_waivers: dict[str, str] = Field(
+        default_factory=dict,
+        description="security properties that the embedded server cannot have, each with its reason; "
+        "they count only where databases are embedded, on synthetic data",
+    )
+
 
 class Approvals(Model):
     """Who must agree before a release may enter an environment."""
@@ -397,6 +403,14 @@ class SecretCategory(Model):
     )
 
 
+class RetrievalGoal(Model):
+    """What the questions of a knowledge set must reach; each question has one article that answers it."""
+
+    recall: Ratio = Field(default=0.85, ge=0, le=1, description="share whose article is among the first 5 found")
+    reciprocal_rank: Ratio = Field(default=0.6, ge=0, le=1, description="mean of 1/rank of that article")
+    p95: Duration = Field(default=0.25, gt=0, description="95 of 100 searches are answered in this time")
+
+
 class KnowledgeSet(Model):
     """A set of articles; the folder's name is its name."""
 
@@ -411,6 +425,7 @@ class KnowledgeSet(Model):
     questions: InnerJsonLines | None = Field(
         default="questions.jsonl", description="questions with the article that answers them; none where null"
     )
+    retrieval: RetrievalGoal = Field(default=RetrievalGoal(), description="what its questions must reach")
 
 
 class Release(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def validate(
     except CatalogError as exc:
         if not as_json:
             raise
-        print_json([{"file": f.file, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in exc.faults])
+        print_json([asdict(fault) for fault in exc.faults])
         raise typer.Exit(ExitCode.REFUSED) from None
     if as_json:
         print_json([])

@@ -57,7 +57,7 @@ def diagnose(
 def _diagnosis(platform: Platform, name: str) -> dict[str, Any]:
     from dr_platform.faults import FaultStore
     from dr_platform.health import service_health_body, service_hipaa_verdict, service_verdict
-    from dr_platform.runtime.local.keeper import recent_events
+    from dr_platform.runtime.local.events import recent_events
 
     verdict, hipaa = service_verdict(platform, name), service_hipaa_verdict(platform, name)
     try:

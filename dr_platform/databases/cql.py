@@ -89,7 +89,7 @@ _TOKEN = re.compile(
       | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|\$\$.*?\$\$)
       | (?P<open>/\*|['"]|\$\$)
       | (?P<end>;)
-      | (?P<other>.)""",
+      | (?P<other>[^-/'"$;]+|.)""",
     re.DOTALL | re.VERBOSE,
 )
 _REPEATABLE = re.compile(
@@ -111,17 +111,20 @@ def statements_of(text: str) -> tuple[str, ...]:
     statements: list[str] = []
     current: list[str] = []
     for match in _TOKEN.finditer(text):
-        line = text.count("\n", 0, match.start()) + 1
         if match["open"]:
-            raise ValueError(f"line {line}: {match['open']} is never closed")
+            raise ValueError(f"line {_line(text, match)}: {match['open']} is never closed")
         if match["end"]:
-            statements.append(_repeatable("".join(current).strip(), line))
+            statements.append(_repeatable("".join(current).strip(), _line(text, match)))
             current = []
         else:
             current.append(" " if match["skipped"] else match[0])
     if "".join(current).strip():
         raise ValueError("the last statement does not end with ;")
     return tuple(statements)
+
+
+def _line(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
 
 
 def _repeatable(statement: str, line: int) -> str:
@@ -275,6 +278,7 @@ class CqlDatabase:
     def applied(self) -> Sequence[AppliedStep]:
         if not self._has_table(HISTORY, self.endpoint.database):
             return ()
+        self._settle(HISTORY)
         rows = self._ask(
             f"SELECT version, description, checksum, applied_at, duration_ms FROM {HISTORY} WHERE scope = %s",  # noqa: S608 - a constant
             _SCOPE,
@@ -307,6 +311,21 @@ class CqlDatabase:
         ):
             if not self._has_table(table, self.endpoint.database):
                 self._ask(f"CREATE TABLE IF NOT EXISTS {table} ({shape})", timeout_s=_STATEMENT_TIMEOUT_S)
+            self._settle(table)
+
+    def _settle(self, table: str) -> None:
+        """Wait until a listed table can be used. Where another runner is making it at this moment it
+        is listed first, and Cassandra answers with errors of several kinds until it is whole."""
+        give_up = self._clock.monotonic() + QUERY_TIMEOUT_S
+        while True:
+            try:
+                self._ask(f"SELECT * FROM {table} LIMIT 1")  # noqa: S608 - two constants
+            except (InvalidRequest, DatabaseUnreachable):
+                if self._clock.monotonic() >= give_up:
+                    raise
+                self._clock.sleep(0.1)
+            else:
+                return
 
     def _run(self, step: SchemaStep, number: int, statement: str) -> None:
         try:

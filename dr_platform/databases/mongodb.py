@@ -449,4 +449,4 @@ class _MongoLease:
 
 
 def _server_time(schema: MongoSchema[Document]) -> datetime:
-    return schema.command("hello")["localTime"]
+    return schema.command("hello", codec_options=schema.codec_options)["localTime"]  # aware, as find() gives times

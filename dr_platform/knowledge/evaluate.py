@@ -38,7 +38,7 @@ class LabelledQuestion:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the fused search of a set must reach."""
+    """What the fused search must reach; a set says it in its ``set.yaml``."""
 
     recall: float = 0.85
     reciprocal_rank: float = 0.6
@@ -173,7 +173,6 @@ def evaluate_set(
     knowledge_set: KnowledgeSet,
     folder: Path,
     *,
-    thresholds: Thresholds | None = None,
     clock: Clock | None = None,
 ) -> RetrievalReport:
     """Ask the questions of a set of that set alone, so that no other set's content can fail it.
@@ -184,7 +183,9 @@ def evaluate_set(
     name = knowledge_set.name
     questions = read_questions(folder / knowledge_set.questions) if knowledge_set.questions else ()
     _require_documents(connection, name, questions, str(knowledge_set.questions))
-    return evaluate(connection, embedder, name, questions, set_name=name, thresholds=thresholds, clock=clock)
+    goal = knowledge_set.retrieval
+    wanted = Thresholds(goal.recall, goal.reciprocal_rank, goal.p95 * 1000)
+    return evaluate(connection, embedder, name, questions, set_name=name, thresholds=wanted, clock=clock)
 
 
 def evaluate(

@@ -34,6 +34,8 @@ PHI_KINDS = frozenset({"SSN", "MRN", "BIRTH_DATE", "HEALTH_PLAN", "ACCOUNT", "CA
 """Kinds that an article has no reason to hold. Phone numbers and addresses are left out: crisis lines
 and clinics have them."""
 PHI_CONFIDENCE = 0.8
+WARNINGS_SHOWN = 20
+"""As progress; ``SeedReport.warnings`` has all of them."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ def seed(
         touched = {*found.added, *found.changed}
         work = _Work(name, of, [d for d in documents if d.slug in touched], found, embedder, clock, progress)
         warnings = phi_warnings(work.documents, phi or _identifiers)
-        for warning in warnings:
-            progress(f"warning: {warning}")
+        _tell(warnings, progress)
         chunks, embedded = work.carry_out(connection)
     report = SeedReport(
         len(found.added),
@@ -165,6 +166,13 @@ def _refuse_taken_slugs(documents: Sequence[Document], stored: store.Stored, sou
             faults.append(SourceFault(document.place, None, problem, "give it a slug of its own"))
     if faults:
         raise SourceError(str(source), tuple(faults))
+
+
+def _tell(warnings: Sequence[str], progress: Progress) -> None:
+    for warning in warnings[:WARNINGS_SHOWN]:
+        progress(f"warning: {warning}")
+    if len(warnings) > WARNINGS_SHOWN:
+        progress(f"warning: … and {len(warnings) - WARNINGS_SHOWN} more documents")
 
 
 def _identifiers(text: str) -> Sequence[str]:

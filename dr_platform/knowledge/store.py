@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from psycopg import Connection
 
-DOCUMENT_WEIGHT = 0.5
-"""How much of its document's mean vector each chunk's vector carries: a passage is found by what
-stands around it too. Measured on the shipped questions with vectors alone: MRR 0.69 without, 0.72
-with 0.5; see ``docs/knowledge.md``."""
 INDEXED_TABLES = ("chunks", "terms")
 """Both have an HNSW index over their ``embedding``, which the loader builds after the first load."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -227,19 +223,6 @@ def _numbers(vector: Any) -> NDArray[np.float32]:
     return np.asarray(vector.to_numpy() if hasattr(vector, "to_numpy") else vector, dtype=np.float32)
 
 
-def with_document(vectors: NDArray[np.float32], weight: float = DOCUMENT_WEIGHT) -> NDArray[np.float32]:
-    """The chunks' vectors of one document, each moved towards their mean, of length 1 again."""
-    mean = _unit(vectors.mean(axis=0, keepdims=True))
-    return _unit(vectors + weight * mean)
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    import numpy as np
-
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-
 def load_alone(connection: Connection[Any], clock: Clock, progress: Progress) -> None:
     """Let one load into the store at a time: two that both build an index would wait for each other."""
     _await_lock(connection, "SELECT pg_try_advisory_xact_lock(%s)", _STORE_LOCK, "the knowledge store", clock, progress)
@@ -310,15 +293,10 @@ def load_rows(
             copy.write_row((d.slug, d.title, d.language, d.content_hash, day, list(d.tags), configuration(d.language)))
     parts = [(slug, chunk) for slug in (d.slug for d in documents) for chunk in chunks[slug]]
     vectors = cache.vectors([chunk for _, chunk in parts])
-    at = 0
     with connection.cursor().copy("COPY staged_chunks FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(["text", "int4", "text", "text", "vector"])
-        for document in documents:
-            own = chunks[document.slug]
-            moved = with_document(vectors[at : at + len(own)])
-            at += len(own)
-            for chunk, vector in zip(own, moved, strict=True):
-                copy.write_row((document.slug, chunk.ordinal, chunk.text, chunk.content_hash, vector))
+        for (slug, chunk), vector in zip(parts, vectors, strict=True):
+            copy.write_row((slug, chunk.ordinal, chunk.text, chunk.content_hash, vector))
 
 
 def load_upsert(connection: Connection[Any], set_name: str, source: str, model: str, now: datetime) -> None:

@@ -53,8 +53,9 @@ class Observations:
 
         from dr_platform.operations.tables import observation as t
 
-        latest_first = {"partition_by": (t.c.subject, t.c.look), "order_by": (t.c.at.desc(), t.c.id.desc())}
-        ranked = select(t, func.row_number().over(**latest_first).label("rank")).subquery()
+        newest_first = (t.c.at.desc(), t.c.id.desc())
+        rank = func.row_number().over(partition_by=(t.c.subject, t.c.look), order_by=newest_first)
+        ranked = select(t, rank.label("rank")).subquery()
         query = select(ranked).where(ranked.c.rank == 1)
         with unavailable_when_down(), self._engine.connect() as connection:
             found = [_observation(row) for row in connection.execute(query)]

@@ -45,7 +45,7 @@ class Principal:
         return scope in self.scopes
 
 
-class TokenRefused(Exception):  # noqa: N818 - an answer to a caller, which becomes 401
+class TokenRefused(Exception):
     """``reason`` is safe to send back: it says nothing about the key or the token's content."""
 
     def __init__(self, reason: str) -> None:

@@ -142,7 +142,8 @@ def _read(snapshot: Path, wanted: str | None) -> Topology | None:
 
 
 def _service(fields: dict[str, Any]) -> ServiceEntry:
-    return ServiceEntry(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    lists: dict[str, Any] = {key: tuple(fields[key]) for key in ("roles", "services", "databases")}
+    return ServiceEntry(**{**fields, **lists})
 
 
 def _write(snapshot: Path, state: str, topology: Topology) -> None:

@@ -32,6 +32,9 @@ class Converged:
     actions: tuple[str, ...] = ()
     observed: Observed | None = None
 
+    def describe(self) -> str:
+        return f"{self.why}; changed now: {', '.join(self.actions) or 'nothing'}"
+
     def measurements(self) -> dict[str, Measure]:
         ready = desired = 0
         if self.observed is not None:

@@ -14,10 +14,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import TYPE_CHECKING, NewType, Protocol
 
-from dr_platform.catalog import Service
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+
+if TYPE_CHECKING:  # the keeper reads this module for its errors, and should stay small
+    from dr_platform.catalog import Service
 
 REVISION_HEADER = "x-drp-revision"
 """A request that carries this header with a slot's name reaches that slot whatever the weights."""

@@ -41,9 +41,14 @@ def a_database(engine: Engine, name: str, port: int = 19999) -> Database:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that is free together with the next one, which some servers take for themselves."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
@@ -82,14 +87,13 @@ class Running:
 @contextlib.contextmanager
 def running(engine: Engine, name: str, ready_s: float = 60.0) -> Iterator[Running]:
     folder = Path(tempfile.mkdtemp(prefix="drp-db-"))
-    folder.chmod(0o711)  # the server may run as another user
-    port = free_port()
-    state = StateDirectory(root=folder / "state", run=folder / "run").make()
-    secrets = EmbeddedSecretStore(state.secrets)
-    # Catalog ports end below 20000; the offset carries the rest of the way to a free one.
-    database = a_database(engine, name)
-    server = embedded_server(database, state, secrets, port_offset=port - database.port)
     try:
+        folder.chmod(0o711)  # the server may run as another user
+        state = StateDirectory(root=folder / "state", run=folder / "run").make()
+        secrets = EmbeddedSecretStore(state.secrets)
+        # Catalog ports end below 20000; the offset carries the rest of the way to a free one.
+        database = a_database(engine, name)
+        server = embedded_server(database, state, secrets, port_offset=free_port() - database.port)
         server.acquire(print)
         server.prepare()
         program = server.program()

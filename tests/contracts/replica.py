@@ -15,7 +15,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 VERSION = os.environ["VERSION"]
 SWITCHES = Path(os.environ["SWITCHES"])
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/fail":
             status = 500
         if url.path == "/log":
-            print(f"line {url.query}", flush=True)
+            print(unquote(url.query), flush=True)
         time.sleep(float(parse_qs(url.query).get("wait", ["0"])[0]))
         body = json.dumps({"version": VERSION, "pid": os.getpid()}).encode()
         self.send_response(status)

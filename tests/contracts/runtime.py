@@ -142,11 +142,15 @@ class Load:
 
     @property
     def answers(self) -> list[tuple[float, ProbeResult]]:
-        """When each request was sent, and what came back."""
-        return [future.result() for future in self._futures]
+        """When each request was sent, and what came back; waits for all of them, so ask at the end."""
+        return [future.result() for future in list(self._futures)]
+
+    @property
+    def sent(self) -> int:
+        return len(self._futures)
 
     def answered(self, count: int) -> bool:
-        return sum(future.done() for future in self._futures) >= count
+        return sum(future.done() for future in list(self._futures)) >= count
 
     @property
     def lost(self) -> list[ProbeResult]:
@@ -161,7 +165,7 @@ def load(runtime: Runtime, name: str, path: str = "/work?wait=0.02") -> Iterator
     try:
         until(lambda: generator.answered(10))
         yield generator
-        so_far = len(generator.answers)
+        so_far = generator.sent
         until(lambda: generator.answered(so_far + 20))
     finally:
         generator.stop()
@@ -282,7 +286,7 @@ class RuntimeContract:
         first = runtime.observe(service.name).slots[BLUE].replicas[0]
         with load(runtime, service.name, "/?wait=0.2") as requests:
             deploy(runtime, BLUE, a_workload(service, "1", 3))
-            sent = len(requests.answers)
+            sent = requests.sent
             until(lambda: requests.answered(sent + 20))
             runtime.apply(BLUE, a_workload(service, "1", 1))
         assert requests.lost == []
@@ -412,7 +416,7 @@ class RuntimeContract:
                 weights, version = (ALL_GREEN, "2") if flip % 2 == 0 else (ALL_BLUE, "1")
                 runtime.route(service.name, weights, 1)
                 since = time.monotonic()
-                sent = len(requests.answers)
+                sent = requests.sent
                 until(lambda sent=sent: requests.answered(sent + 5))
                 all_to_one.append((since, time.monotonic(), version))
         assert requests.lost == []

@@ -62,6 +62,12 @@ class TestPostgres(DatabaseContract):
             db.connection.execute(f"CREATE DATABASE {name}")
         return Endpoint(server.endpoint.host, server.endpoint.port, name)
 
+    @classmethod
+    def tune(cls, server: Running) -> None:
+        with contextlib.closing(cls.connect(server, server.endpoint)) as db:
+            db.connection.execute("ALTER SYSTEM SET fsync = off")
+            db.connection.execute("SELECT pg_reload_conf()")
+
     def discard(self, server: Running, endpoint: Endpoint) -> None:
         db = self.connect(server, server.endpoint)
         with contextlib.closing(db):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,10 +237,11 @@ class TestEmbeddedPostgres(EmbeddedServerContract):
             half_made = state.data / ".store.x.new"
             half_made.mkdir(parents=True)
             (half_made / "PG_VERSION").write_text("18\n")
+            (state.data / ".store.x.password.new").write_text("generated")
             server = embedded_server(a_database(self.engine), state, EmbeddedSecretStore(state.secrets))
             server.acquire(print)
             server.prepare()
-            assert not half_made.exists()
+            assert [p.name for p in state.data.iterdir()] == ["store"]
             assert (state.data / "store" / "global" / "pg_control").exists()
 
 
@@ -316,6 +319,20 @@ class TestEmbeddedFerretDB(EmbeddedServerContract):
             self._run(site.server.endpoint(), NOBODY, lambda kept: kept.database.client.list_database_names())
 
 
+GOSSIP = bytes.fromhex("ca552dfa0000c0ac00000000")
+"""How a node begins to talk to another."""
+
+
+def _speak_encrypted(address: tuple[str, int]) -> bytes:
+    """As a node would that encrypts, but has no key that the other knows."""
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname = False
+    stranger.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(address, timeout=10) as plain, stranger.wrap_socket(plain) as encrypted:
+        encrypted.sendall(GOSSIP)
+        return encrypted.recv(1)
+
+
 class TestEmbeddedCassandra(EmbeddedServerContract):
     engine = Engine.SCYLLADB
     defaults = (Account("cassandra", "cassandra"),)
@@ -362,6 +379,15 @@ class TestEmbeddedCassandra(EmbeddedServerContract):
     def test_the_application_changes_rows_and_nothing_else(self, site: Site, statement: str) -> None:
         with pytest.raises(Refused):
             self._run(site.server.endpoint(), site.account("application"), statement)
+
+    def test_a_neighbour_without_the_nodes_own_key_is_turned_away(self, site: Site) -> None:
+        """Nodes trust each other without a password, so whoever could join would read everything."""
+        address = (site.server.endpoint().host, site.server.endpoint().port + 1)
+        with socket.create_connection(address, timeout=10) as plain:
+            plain.sendall(GOSSIP)
+            assert plain.recv(1) in (b"", b"\x15")  # closed, or a TLS alert
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            _speak_encrypted(address)
 
     def test_no_account_but_the_two_is_left(self, site: Site) -> None:
         roles = self._run(site.server.endpoint(), site.account("admin"), "SELECT role FROM system_auth.roles")

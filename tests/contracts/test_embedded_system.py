@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import sqlalchemy
 
 from dr_platform.clock import SystemClock
+from dr_platform.databases.embedded import postgresql_files
+from dr_platform.databases.embedded.port import EngineUnavailable
 from dr_platform.databases.embedded.postgresql_files import server_user
 from dr_platform.databases.embedded.system import DATABASES, SystemDatabase, SystemPostgres
-from dr_platform.state import StateDirectory
+from dr_platform.state import StateDirectory, locate_state
 from tests.embedded_programs import listening_addresses, open_to_others, running, temporary_state
 
 pytestmark = pytest.mark.contract
@@ -68,6 +71,43 @@ def test_the_user_it_runs_as_is_not_let_in(state: StateDirectory) -> None:
                 os._exit(7 if "authentication failed" in str(error) else 8)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+def test_programs_that_its_user_cannot_reach_are_copied_to_where_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = postgresql_files._wheel()
+    hidden = tmp_path / "venv" / original.parent.name  # pytest's folders are closed to other users
+    shutil.copytree(original, hidden / original.name)
+    libraries = original.parent.parent / f"{original.parent.name}.libs"
+    shutil.copytree(libraries, hidden.parent / libraries.name)
+    monkeypatch.setattr(postgresql_files, "_wheel", lambda: hidden / original.name)
+    with temporary_state() as state:
+        server = SystemPostgres(state)
+        server.acquire(print)
+        server.prepare()
+        assert str(state.root) in server.program().argv[-3]
+        with running(server.program(), state):
+            server.initialise(10.0)
+            assert server.answers()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+def test_a_state_folder_that_its_user_cannot_enter_is_refused_with_the_setting_to_change(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="DRP_STATE"):
+        SystemPostgres(locate_state("local", tmp_path)).acquire(print)
+
+
+def test_a_folder_with_other_content_is_left_alone(state: StateDirectory) -> None:
+    note = state.data / "other" / "note"
+    note.parent.mkdir()
+    note.write_text("mine")
+    user = server_user()
+    programs = postgresql_files.binaries(state, user)
+    with pytest.raises(EngineUnavailable, match="not a PostgreSQL data folder"):
+        postgresql_files.make_cluster(note.parent, programs, user, superuser="a", password=None, statements=())
+    assert note.read_text() == "mine"
 
 
 def test_one_database_is_closed_to_the_role_of_the_other(state: StateDirectory) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -13,10 +15,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from dr_platform.clock import ManualClock
+from dr_platform.databases.embedded.system import SystemPostgres
 from dr_platform.evidence import Entry, PostgresEvidenceLog
 from dr_platform.operations import OperationsUnavailable, operations_engine, upgrade
+from dr_platform.operations.schema import _UPGRADE_LOCK
 from dr_platform.operations.tables import metadata
 from tests.contracts.evidence import ACTOR, KIND, SUBJECT, EvidenceLogContract
+from tests.embedded_programs import running, temporary_state
 from tests.postgres_server import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.contract
@@ -201,6 +206,26 @@ def test_a_restarted_server_costs_no_failed_append_and_a_stopped_one_is_an_outag
         engine.dispose()
 
 
+def test_what_was_appended_to_the_platform_s_own_server_survives_its_sudden_end() -> None:
+    with temporary_state() as state:
+        system = SystemPostgres(state)
+        system.acquire(print)
+        system.prepare()
+        engine = operations_engine(system.url("operations"))
+        log = PostgresEvidenceLog(engine)
+        with running(system.program(), state) as process:
+            system.initialise(10.0)
+            upgrade(system.url("operations"))
+            kept = [log.append(KIND, SUBJECT, ACTOR, {"step": step}) for step in range(5)]
+            process.kill()
+        with running(system.program(), state):
+            system.initialise(20.0)
+            assert list(log.entries()) == kept
+            assert log.append(KIND, SUBJECT, ACTOR, {}).sequence == 6
+            assert log.verify() is None
+        engine.dispose()
+
+
 def test_a_database_without_tables_is_an_outage_that_names_the_remedy(server: PostgresServer) -> None:
     engine = operations_engine(server.new_database())
     with pytest.raises(OperationsUnavailable, match=r"UndefinedTable(?s:.)*drp up"):
@@ -229,10 +254,37 @@ def test_upgrading_again_changes_nothing(url: str) -> None:
 
 def test_many_upgrades_at_once_apply_the_schema_once(server: PostgresServer, url: str) -> None:
     fresh = server.new_database()
-    script = "import sys; from dr_platform.operations import upgrade; upgrade(sys.argv[1])"
-    processes = [subprocess.Popen([sys.executable, "-c", script, fresh]) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    script = "import sys, alembic.command, psycopg; from dr_platform.operations import upgrade; "
+    script += "print('ready', flush=True); sys.stdin.readline(); upgrade(sys.argv[1])"
+    command = [sys.executable, "-c", script, fresh]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+    for process in processes:
+        assert process.stdout
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
     assert schema_of(fresh) == schema_of(url)
+
+
+def test_an_upgrade_waits_for_the_one_that_is_under_way(server: PostgresServer) -> None:
+    fresh = server.new_database()
+    waiting = b"SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE datname = current_database()"
+    with psycopg.connect(fresh) as first, ThreadPoolExecutor(1) as pool:
+        first.execute("SELECT pg_advisory_xact_lock(%s)", [_UPGRADE_LOCK])
+        second = pool.submit(upgrade, fresh)
+        with psycopg.connect(fresh, autocommit=True) as watcher:
+            deadline = time.monotonic() + 30
+            while watcher.execute(waiting + b" AND locktype = 'advisory' AND NOT granted").fetchone() != (1,):
+                assert not second.done()
+                assert time.monotonic() < deadline
+        first.rollback()
+        second.result(timeout=30)
+    assert schema_of(fresh) != []
 
 
 def test_an_upgrade_that_fails_half_way_leaves_nothing(server: PostgresServer) -> None:

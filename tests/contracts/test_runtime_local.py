@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from dr_platform.clock import SystemClock
+from dr_platform.metrics.envoy import EnvoyTraffic
+from dr_platform.metrics.port import MetricsUnavailable, between, total
 from dr_platform.runtime.local.ports import PortsBusy
-from dr_platform.runtime.local.records import PortRange
+from dr_platform.runtime.local.records import Declared, LocalRecords, PortRange
+from dr_platform.runtime.local.router import Router, RouteRejected
 from dr_platform.runtime.local.runtime import Launch, LocalRuntime
 from dr_platform.runtime.local.supervisor import Supervisor
-from dr_platform.runtime.port import Runtime, Slot, Weights, Workload
+from dr_platform.runtime.port import ProbeResult, Runtime, Slot, Weights, Workload
 from dr_platform.state import StateDirectory
 from tests.contracts.runtime import (
     ALL_BLUE,
@@ -26,6 +33,7 @@ from tests.contracts.runtime import (
     RuntimeContract,
     a_service,
     a_workload,
+    changed,
     deploy,
     load,
     until,
@@ -93,10 +101,37 @@ class LocalHarness:
         return pids[0]
 
     def write_log(self, name: str, slot: Slot, text: str) -> None:
-        until(lambda: self.runtime.probe(name, f"/log?{text}", slot).ok)
+        until(lambda: self.runtime.probe(name, f"/log?{quote(text)}", slot).ok)
 
     def job(self, script: str) -> tuple[str, ...]:
         return ("-c", script)
+
+
+class RejectingRouter(Router):
+    """Writes a table for one service that names a cluster which does not exist."""
+
+    def __init__(self, router: Router, name: str) -> None:
+        self.__dict__.update(router.__dict__)
+        self._records = BrokenRecords(router._records, name)
+
+
+class BrokenRecords:
+    def __init__(self, records: LocalRecords, name: str) -> None:
+        self._records, self._name = records, name
+
+    def all(self) -> dict[str, Declared]:
+        known = self._records.all()
+        broken = known[self._name]
+        # Envoy refuses a table of which no weight is above 0, and this one has only an unknown slot.
+        known[self._name] = replace(broken, route=replace(broken.route, weights=_NoWeights(0, 0), sequence=99))
+        return known
+
+
+class _NoWeights(Weights):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NoWeights)
+
+    __hash__ = Weights.__hash__
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +180,7 @@ class TestLocalRuntime(RuntimeContract):
         service = a_service()
         with socket.create_server(("127.0.0.1", service.port + PORT_OFFSET)), pytest.raises(PortsBusy) as refused:
             local.runtime.declare(service)
-        assert f"{service.port + PORT_OFFSET} by " in refused.value.what
+        assert f"needs {service.port + PORT_OFFSET}, held by " in refused.value.what
         assert f"(pid {os.getpid()})" in refused.value.what
         assert service.name not in local.runtime.declared()
 
@@ -183,6 +218,83 @@ class TestLocalRuntime(RuntimeContract):
 
         with ThreadPoolExecutor(max_workers=12) as pool:
             assert all(pool.map(bring_up, [a_service() for _ in range(12)]))
+
+    def test_a_connection_that_is_kept_open_survives_every_change(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        deploy(runtime, Slot.GREEN, a_workload(service, "2"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        with closing(http.client.HTTPConnection("127.0.0.1", service.port + PORT_OFFSET, timeout=5)) as connection:
+
+            def version() -> str:
+                connection.request("GET", "/")
+                return version_of(ProbeResult(200, connection.getresponse().read()))
+
+            assert version() == "1"
+            socket_before = connection.sock
+            runtime.route(service.name, ALL_GREEN, 1)
+            assert version() == "2"
+            runtime.retire(service.name, Slot.BLUE)
+            runtime.declare(changed(service, request_timeout="3 s"))
+            assert version() == "2"
+            assert connection.sock is socket_before
+
+    def test_routes_that_the_router_rejects_leave_the_former_ones_in_use_and_on_disk(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        file = local.state.router / "routes" / f"{service.name}.json"
+        good = file.read_text()
+        rejecting = RejectingRouter(runtime.router, service.name)
+        with pytest.raises(RouteRejected):
+            rejecting.converge(service.name)
+        assert file.read_text() == good
+        assert runtime.observe(service.name).weights == ALL_BLUE
+        assert runtime.probe(service.name, "/").ok
+
+    def test_traffic_is_counted_for_each_slot_and_scaling_does_not_reset_it(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        traffic = EnvoyTraffic(runtime.router.admin, SystemClock().now)
+        runtime.declare(service := a_service(request_timeout="300 ms"))
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        deploy(runtime, Slot.GREEN, a_workload(service, "2"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        until(lambda: runtime.probe(service.name, "/", Slot.GREEN).ok)
+        looks = [traffic.read(service.name)]
+        for _ in range(20):
+            runtime.probe(service.name, "/?wait=0.06")
+        for _ in range(5):
+            runtime.probe(service.name, "/fail")
+        runtime.probe(service.name, "/?wait=1")
+        runtime.probe(service.name, "/", Slot.GREEN)
+        looks.append(traffic.read(service.name))
+        deploy(runtime, Slot.BLUE, a_workload(service, "1", 2))
+        for _ in range(10):
+            runtime.probe(service.name, "/?wait=0.06")
+        until(lambda: traffic.read(service.name)[Slot.BLUE].latency.total >= 10)
+        after = traffic.read_all()[service.name]
+        windows = [between(a[Slot.BLUE], b[Slot.BLUE]) for a, b in pairwise([*looks, after])]
+        blue = total(window for window in windows if window)
+        assert (blue.requests, blue.errors, blue.timeouts) == (36, 6, 1)
+        assert blue.p95_ms is not None
+        assert 50 < blue.p95_ms <= 300
+        assert after[Slot.GREEN].requests - looks[0][Slot.GREEN].requests == 1
+        assert (after[Slot.BLUE].healthy, after[Slot.BLUE].members) == (2, 2)
+
+    def test_counters_after_a_restart_of_the_router_give_no_window(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        traffic = EnvoyTraffic(runtime.router.admin, SystemClock().now)
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        for _ in range(5):
+            assert runtime.probe(service.name, "/").ok
+        before = traffic.read(service.name)[Slot.BLUE]
+        with local.lose_router(), pytest.raises(MetricsUnavailable):
+            traffic.read(service.name)
+        assert between(before, traffic.read(service.name)[Slot.BLUE]) is None
 
     def test_load_is_carried_on_while_other_services_come_and_go(self, local: LocalHarness) -> None:
         runtime = local.runtime

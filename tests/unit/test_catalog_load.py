@@ -168,7 +168,13 @@ WRONG_FIELDS = [
         "not written",
         "Sun 02:00-06:00 UTC",
     ),
-    (PRODUCTION, {"windows": {"freeze": ["2026-12-20"]}}, "windows.freeze.0", "is no span", "2026-12-20/2027-01-02"),
+    (
+        PRODUCTION,
+        {"windows": {"freeze": ["2026-12-20/2026-12-01"]}},
+        "windows.freeze.0",
+        "is no span",
+        "2026-12-20/2027-01-02",
+    ),
     (PRODUCTION, {"settings__confidence_threshold": "1.5"}, "settings", "confidence_threshold", "from 0 to 1"),
     (PRODUCTION, {"settings__api_key": "x"}, "settings", "reads like a secret", "secret store"),
     (

@@ -152,7 +152,7 @@ def _project(jars: Iterable[Jar]) -> str:
         for jar in jars
     )
     return (
-        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<project><modelVersion>4.0.0</modelVersion>"
         "<groupId>dr-platform</groupId><artifactId>cassandra</artifactId><version>1</version><packaging>pom</packaging>"
         f"\n<dependencies>\n{dependencies}</dependencies></project>\n"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import cassandra_jars, launch
 from dr_platform.databases.embedded.accounts import Account, ensure_account
 from dr_platform.databases.embedded.cache import EngineCache
+from dr_platform.databases.embedded.cassandra_transport import ensure_key
 from dr_platform.databases.embedded.files import invoking_user, private_directory, private_file
 from dr_platform.databases.embedded.port import EngineUnavailable
 from dr_platform.databases.embedded.waiting import until_it_answers
@@ -147,10 +148,11 @@ class EmbeddedCassandra:
             private_directory(folder, me)
         ensure_account(self.secrets, self.name, "admin")
         ensure_account(self.secrets, self.name, "application")
-        private_file(self.data / "conf" / "cassandra.yaml", self._configuration(), me)
+        transport = ensure_key(self.data / "conf", java())
+        private_file(self.data / "conf" / "cassandra.yaml", self._configuration(transport), me)
         private_file(self.data / "conf" / "logback.xml", LOGGING, me)
 
-    def _configuration(self) -> str:
+    def _configuration(self, transport: Mapping[str, object]) -> str:
         import yaml
 
         port = self.endpoint().port
@@ -166,11 +168,15 @@ class EmbeddedCassandra:
                 "endpoint_snitch": "SimpleSnitch",
                 "listen_address": loopback,
                 "storage_port": neighbours,
+                "ssl_storage_port": neighbours,
+                "server_encryption_options": dict(transport),
                 "rpc_address": loopback,
                 "native_transport_port": port,
                 "authenticator": "PasswordAuthenticator",
                 "authorizer": "CassandraAuthorizer",
                 "role_manager": "CassandraRoleManager",
+                # Cached, a dropped account or an old password would be let in for two more seconds.
+                "credentials_validity": "0ms",
                 "data_file_directories": [str(self.data / "store" / "data")],
                 "commitlog_directory": str(self.data / "store" / "commitlog"),
                 "saved_caches_directory": str(self.data / "store" / "saved_caches"),

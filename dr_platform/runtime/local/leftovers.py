@@ -64,8 +64,27 @@ def identify(pid: int) -> KnownProcess | None:
 
 
 def still_runs(known: KnownProcess) -> bool:
-    found = _same(known)
-    return found is not None
+    return _same(known) is not None
+
+
+def has_argument(pid: int, argument: str) -> bool:
+    """Whether the process with this pid was started with this argument."""
+    import psutil
+
+    try:
+        return argument in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+
+
+def kill(known: KnownProcess) -> None:
+    """End it at once, and wait until it is gone."""
+    import psutil
+
+    if (process := _same(known)) is not None:
+        _signal(process, signal.SIGKILL)
+        with contextlib.suppress(psutil.Error):
+            process.wait(5.0)
 
 
 def find_leftovers(state: StateDirectory, known: Iterable[KnownProcess], socket: Path) -> list[psutil.Process]:
@@ -88,12 +107,13 @@ def find_leftovers(state: StateDirectory, known: Iterable[KnownProcess], socket:
     return [process for pid, process in found.items() if pid not in spared]
 
 
-def end(processes: list[psutil.Process], grace_s: float = 5.0) -> list[psutil.Process]:
-    """TERM, wait at most ``grace_s``, KILL; returns those that even that did not end."""
+def end(processes: list[psutil.Process], signals: Mapping[int, str], grace_s: float = 8.0) -> list[psutil.Process]:
+    """Ask with each pid's own signal (TERM where none is named), wait at most ``grace_s``, KILL;
+    returns those that even that did not end."""
     import psutil
 
     for process in processes:
-        _signal(process, signal.SIGTERM)
+        _signal(process, signal.Signals[f"SIG{signals.get(process.pid, 'TERM')}"])
         # A stopped process takes no TERM until it goes on.
         _signal(process, signal.SIGCONT)
     _, alive = psutil.wait_procs(processes, timeout=grace_s)

@@ -5,6 +5,7 @@ Here: reading the kernel's tables. Not here: which port belongs to whom (``recor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ class PortsBusy(PlatformError):
         held = "".join(f"\n  {names.get(b.port, 'the platform')} needs {b.port}, held by {b.describe()}" for b in busy)
         self.what = f"ports that are needed are in use:{held}"
         self.untouched = "those processes, and everything of the platform; nothing was started"
-        self.next_step = "stop what holds them, or use another environment, whose ports are shifted (`drp --env NAME --runtime local up`)"
+        shifted = "`drp --env NAME --runtime local up`"
+        self.next_step = f"stop what holds them, or use another environment, whose ports are shifted ({shifted})"
 
 
 def listening(ports: Collection[int]) -> frozenset[int]:
@@ -87,16 +89,23 @@ def _holders(inodes: frozenset[str]) -> dict[str, int]:
     """Socket inode to the process that has it open, as far as this user may look."""
     found: dict[str, int] = {}
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            targets = [descriptor.readlink().name for descriptor in process.joinpath("fd").iterdir()]
-        except OSError:  # it ended meanwhile, or is another user's
-            continue
-        for target in targets:
-            if target.startswith("socket:[") and target[8:-1] in inodes:
-                found.setdefault(target[8:-1], int(process.name))
+        if process.name.isdigit():
+            for inode in inodes.intersection(_open_sockets(process)):
+                found.setdefault(inode, int(process.name))
     return found
+
+
+def _open_sockets(process: Path) -> Iterator[str]:
+    """Inodes; nothing of other users' processes. Descriptors and processes may go meanwhile."""
+    try:
+        descriptors = list(process.joinpath("fd").iterdir())
+    except OSError:
+        return
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            target = descriptor.readlink().name
+            if target.startswith("socket:["):
+                yield target[8:-1]
 
 
 def _process_name(pid: int) -> str:

@@ -128,17 +128,18 @@ class Router:
 
     def _take(self, file: str, document: documents.Document, stat: str) -> None:
         """Write and wait until Envoy has taken it; what it rejects is replaced by what was there."""
-        before, text = self._read(file), documents.as_text(document)
-        if before == text or not self._write(file, text):
+        before, text, version = self._read(file), documents.as_text(document), document["version_info"]
+        live = self.admin.live()
+        if before == text and (not live or self._took(stat, version)):
             return
-        if not self.admin.live():
-            return
-        version = document["version_info"]
-        if self._eventually(lambda: self._took(stat, version), _VERIFY_S):
+        # Written even if it is equal: Envoy may have refused it for a reason that is gone by now,
+        # such as a busy port, and looks again only when the file is replaced.
+        self._replace(file, text)
+        if not live or self._eventually(lambda: self._took(stat, version), _VERIFY_S):
             return
         why = "; ".join(f"{name}: {error}" for name, error in self.admin.listener_errors().items()) or "see its log"
         if before is not None:
-            self._write(file, before)
+            self._replace(file, before)
         raise RuntimeUnreachable("local", f"the router did not take {file}, the former one is back ({why})")
 
     def _took(self, stat: str, version: str) -> bool:
@@ -193,10 +194,12 @@ class Router:
         except (FileNotFoundError, UnicodeDecodeError):
             return None
 
-    def _write(self, file: str, text: str) -> bool:
-        """Replace in one step, which is the only way Envoy notices; equal content is left alone."""
-        if self._read(file) == text:
-            return False
+    def _write(self, file: str, text: str) -> None:
+        if self._read(file) != text:
+            self._replace(file, text)
+
+    def _replace(self, file: str, text: str) -> None:
+        """In one step, which is the only way Envoy notices."""
         path = self._folder / file
         temporary = path.with_suffix(f".{os.getpid()}.new")
         with temporary.open("w", encoding="utf-8") as output:
@@ -204,7 +207,6 @@ class Router:
             output.flush()
             os.fsync(output.fileno())  # after a power cut a good file, not an empty one
         temporary.replace(path)
-        return True
 
     def _eventually(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline = self._clock.monotonic() + timeout_s

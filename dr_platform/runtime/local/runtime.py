@@ -17,6 +17,7 @@ from dr_platform.clock import Clock
 from dr_platform.runtime.local import configuration, envoy, logs
 from dr_platform.runtime.local.jobs import Jobs
 from dr_platform.runtime.local.journal import Journal
+from dr_platform.runtime.local.liveness import Watched, forget_watched, write_watched
 from dr_platform.runtime.local.locks import exclusively
 from dr_platform.runtime.local.ports import PortsBusy, busy_ports, connections, listening
 from dr_platform.runtime.local.programs import Program
@@ -117,7 +118,8 @@ class LocalRuntime:
         with self._changing(name):
             for slot in self._records.one(name).slots:
                 raise SlotInUse(name, slot, "it runs a workload")
-            self._supervisor.remove([program_name(name, slot) for slot in Slot])
+            for slot in Slot:
+                self._forget(program_name(name, slot))
             self._records.undeclare(name)
             self.router.project()
 
@@ -163,7 +165,7 @@ class LocalRuntime:
                 self._records.empty(name, slot)
                 self.router.project()
                 self._drain(known.service, slot, (), filled.ports)
-            self._supervisor.remove([program_name(name, slot)])
+            self._forget(program_name(name, slot))
 
     def observe(self, name: str) -> Observed:
         known = self._records.one(name)
@@ -313,8 +315,11 @@ class LocalRuntime:
         launch = self._launch(workload, slot)
         name = program_name(workload.service.name, slot)
         if not ports:
-            self._supervisor.remove([name])
+            self._forget(name)
             return
+        probe = workload.service.probes.liveness
+        times = (probe.path, probe.initial_delay, probe.period, probe.timeout, probe.failures)
+        write_watched(self._state, name, [Watched(f"{name}.{port}", port, *times) for port in ports])
         self._supervisor.put(
             Program(
                 name,
@@ -326,6 +331,10 @@ class LocalRuntime:
             )
             for port in ports
         )
+
+    def _forget(self, program: str) -> None:
+        forget_watched(self._state, program)
+        self._supervisor.remove([program])
 
     def _await_no_requests(self, known: Declared, slot: Slot) -> None:
         """Requests that were given to the slot before its weight became 0 come to their end."""

@@ -7,13 +7,14 @@ files look like (``configuration``), what watches supervisord itself (``keeper``
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,15 +79,11 @@ class Supervisor:
         self._programs = state.supervisor / "programs"
         self._lock = state.supervisor / "lock"
         self._stopping = state.supervisor / "stopping"
+        self._environment = state.supervisor / "environment.json"
 
     @property
     def socket(self) -> Path:
         return self._state.run / "supervisor.sock"
-
-    @property
-    def meant_to_stop(self) -> bool:
-        """A stop was asked for and no start since: whoever heals must leave things alone."""
-        return self._stopping.exists()
 
     def running(self) -> bool:
         try:
@@ -108,21 +105,29 @@ class Supervisor:
         as it is. ``environment`` goes to every program, so it never holds a secret."""
         with exclusively(self._lock):
             self._stopping.unlink(missing_ok=True)
-            if self.running():
-                return
-            self.start_unlocked(environment)
+            if not self.running():
+                _write(self._environment, json.dumps(dict(environment)))
+                self._launch(environment)
 
-    def start_unlocked(self, environment: Mapping[str, str]) -> None:
-        """``start`` for a caller that holds ``lock_file`` and knows that supervisord is dead."""
+    def heal(self) -> bool:
+        """Start supervisord as it was started before, if it is dead and nobody asked for that."""
+        with exclusively(self._lock):
+            if self._stopping.exists() or self.running() or self._process() is not None:
+                return False
+            self._launch(self._environment_before())
+            return True
+
+    def _launch(self, environment: Mapping[str, str]) -> None:
+        if (hung := self._process()) is not None:
+            leftovers.kill(hung)
         self._end_leftovers()
         self._programs.mkdir(parents=True, exist_ok=True)
         self._state.run.mkdir(mode=0o711, exist_ok=True)
         self._set_malformed_aside()
         conf = self._state.supervisor / "supervisord.conf"
         _write(conf, configuration.supervisord_text(self._state, _open_files()))
-        argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)]
         started = subprocess.run(
-            argv,
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)],
             env=program_environment(environment, self._state),
             cwd=self._state.root,
             capture_output=True,
@@ -136,9 +141,24 @@ class Supervisor:
         if not _eventually(self.running, _START_S):
             raise RuntimeUnreachable("local", f"supervisord did not start, see {self._state.logs / 'supervisord.log'}")
 
-    @property
-    def lock_file(self) -> Path:
-        return self._lock
+    def own_pid(self) -> int | None:
+        """supervisord's pid as it wrote it down; the process may be gone."""
+        try:
+            return int((self._state.run / "supervisord.pid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
+    def _process(self) -> leftovers.KnownProcess | None:
+        """supervisord's process if there is one, whether it answers or not."""
+        pid, conf = self.own_pid(), self._state.supervisor / "supervisord.conf"
+        return leftovers.identify(pid) if pid and leftovers.has_argument(pid, str(conf)) else None
+
+    def _environment_before(self) -> dict[str, str]:
+        try:
+            found = json.loads(self._environment.read_text(encoding="utf-8"))
+            return {str(key): str(value) for key, value in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def stop(self, progress: Progress = silent) -> None:
         """End every program, those that started last first, then supervisord; afterwards nothing
@@ -146,11 +166,11 @@ class Supervisor:
         with exclusively(self._lock):
             if self._state.supervisor.exists():
                 self._stopping.touch()
-            known = list(self._recorded())
+            supervised = self._supervised()
             if self.running():
                 self._stop_all(progress)
-                self._shut_down()
-            self._end_leftovers(known)
+            self._shut_down()
+            self._end_leftovers(supervised)
             for file in self._programs.glob("*.conf"):
                 file.unlink(missing_ok=True)
             leftovers.record_path(self._state).unlink(missing_ok=True)
@@ -278,8 +298,7 @@ class Supervisor:
                 waited = time.monotonic() - began
                 if again and waited > 0.3:
                     again = False
-                    body = self._read(configuration.split_group(group)[0]).get(group, "")
-                    signal = configuration.stop_signal_of(body)
+                    signal = self._stop_signal(group)
                     _tolerating(lambda s=signal: server.supervisor.signalProcess(group, s), rpc.NOT_RUNNING)
                 time.sleep(min(0.2, 0.02 + waited / 10))
 
@@ -305,25 +324,29 @@ class Supervisor:
                 self._each(self._stop_group, groups)
 
     def _shut_down(self) -> None:
-        pid = self.pid()
+        process = self._process()
         with contextlib.suppress(RuntimeUnreachable, xmlrpc.client.Fault), rpc.supervisord(self.socket) as server:
             server.supervisor.shutdown()
-        known = leftovers.identify(pid) if pid else None
-        if known and not _eventually(lambda: not leftovers.still_runs(known), 15.0):
-            raise LeftRunning((known.pid,))
+        if process is not None and not _eventually(lambda: not leftovers.still_runs(process), 15.0):
+            leftovers.kill(process)
 
-    def _recorded(self) -> Iterator[leftovers.KnownProcess]:
-        yield from leftovers.read_record(self._state).values()
-        with contextlib.suppress(RuntimeUnreachable):
-            for info in self.processes():
-                if info.pid and (known := leftovers.identify(info.pid)):
-                    yield known
+    def _supervised(self) -> dict[str, leftovers.KnownProcess]:
+        """Group name to process, as supervisord says now; nothing when it does not answer."""
+        try:
+            running = [(info.name, info.pid) for info in self.processes() if info.pid]
+        except RuntimeUnreachable:
+            return {}
+        return {name: known for name, pid in running if (known := leftovers.identify(pid))}
 
-    def _end_leftovers(self, known: Iterable[leftovers.KnownProcess] = ()) -> None:
-        recorded = [*known, *leftovers.read_record(self._state).values()]
-        remaining = leftovers.end(leftovers.find_leftovers(self._state, recorded, self.socket))
-        if remaining:
+    def _end_leftovers(self, supervised: Mapping[str, leftovers.KnownProcess] | None = None) -> None:
+        recorded = {**leftovers.read_record(self._state), **(supervised or {})}
+        signals = {known.pid: self._stop_signal(group) for group, known in recorded.items()}
+        found = leftovers.find_leftovers(self._state, recorded.values(), self.socket)
+        if remaining := leftovers.end(found, signals):
             raise LeftRunning(tuple(process.pid for process in remaining))
+
+    def _stop_signal(self, group: str) -> str:
+        return configuration.stop_signal_of(self._read(configuration.split_group(group)[0]).get(group, ""))
 
     def _set_malformed_aside(self) -> None:
         """A file that supervisord cannot read would keep every other program from starting."""

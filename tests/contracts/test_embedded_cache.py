@@ -13,7 +13,7 @@ from dr_platform.databases.embedded.cache import EngineCache, StepFailed, Worksh
 from dr_platform.databases.embedded.port import EngineUnavailable
 from dr_platform.verdict import silent
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 DIGEST = "0123456789abcdef0123456789abcdef"
 
 

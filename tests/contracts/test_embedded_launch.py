@@ -13,7 +13,7 @@ from dr_platform.databases.embedded import launch
 from dr_platform.databases.embedded.launch import forget_stale_process
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 
 def start(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:

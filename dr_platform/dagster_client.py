@@ -1,0 +1,252 @@
+"""Talking to a running Dagster over GraphQL, without importing it: a command starts in a fraction of a
+second, and works against an instance of another process or machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dr_platform.clock import Clock, SystemClock
+from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+
+LOCATION = "dr_platform"
+REPOSITORY = "__repository__"
+POLL_S = 0.3
+RUN_LIMIT_S = 1800.0
+
+
+class DagsterUnreachable(TemporaryFailure):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.what = f"Dagster does not answer at {url}: {reason}"
+        self.untouched = "services, databases and whatever else runs"
+        self.next_step = "start it with `drp up`; see `drp logs dagster-webserver` and `drp logs dagster-code`"
+
+
+class DagsterRefused(PlatformError):
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = f"Dagster refused: {what}"
+        self.untouched = "everything; no run was started"
+        self.next_step = "see `drp logs dagster-code`"
+
+
+class UnknownSelection(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, selection: str, layers: tuple[str, ...]) -> None:
+        super().__init__(selection, layers)
+        self.what = f"{selection}: no such asset or layer"
+        self.untouched = "everything; no run was started"
+        self.next_step = f"name an asset such as services/api-gateway, or a layer: {', '.join(layers)}"
+
+
+EventKind = Literal["started", "materialized", "check", "failure", "log", "ended"]
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """One thing a run did. ``asset`` is a path such as ``services/billing``; ``passed`` belongs to
+    checks and to the end of the run."""
+
+    kind: EventKind
+    asset: str = ""
+    text: str = ""
+    check: str = ""
+    passed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over all assets and checks of the code location, by their newest result."""
+
+    materialized: int
+    failed: int
+    checks_passed: int
+    checks_failed: int
+
+
+class DagsterClient:
+    """A client for one instance. Every method raises ``DagsterUnreachable`` when it does not answer."""
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self._url = url
+        self._clock = clock or SystemClock()
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return once the webserver has loaded the code location as its server offers it now."""
+        deadline = self._clock.monotonic() + timeout_s
+        while (reason := self._not_loaded()) is not None:
+            if self._clock.monotonic() > deadline:
+                raise DagsterUnreachable(self._url, reason)
+            self._clock.sleep(POLL_S)
+
+    def _not_loaded(self) -> str | None:
+        try:
+            answer = self._ask(_RELOAD, {"location": LOCATION})["reloadRepositoryLocation"]
+        except DagsterUnreachable as exc:
+            return exc.what
+        loaded = answer.get("locationOrLoadError") or {}
+        if loaded.get("__typename") == "RepositoryLocation":
+            return None
+        message = str(loaded.get("message") or answer.get("message") or "the code location is not there yet")
+        return message.strip().splitlines()[0][:300]
+
+    def launch_job(self, job: str, selection: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        """Queue a run and return its id. ``selection`` is an asset or a layer."""
+        selector: dict[str, Any] = {
+            "repositoryLocationName": LOCATION,
+            "repositoryName": REPOSITORY,
+            "jobName": job,
+        }
+        if selection is not None:
+            assets, checks = self._select(selection)
+            selector |= {"assetSelection": [] if job == "health" else assets, "assetCheckSelection": checks}
+        params = {
+            "selector": selector,
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
+        }
+        answer = self._ask(_LAUNCH, {"params": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise DagsterRefused(str(answer.get("message") or answer["__typename"]))
+        return answer["run"]["runId"]
+
+    def _select(self, selection: str) -> tuple[list[dict], list[dict]]:
+        nodes = self._ask(_NODES)["assetNodes"]
+        wanted = tuple(selection.strip("/").split("/"))
+        chosen = [n for n in nodes if tuple(n["assetKey"]["path"])[: len(wanted)] == wanted]
+        if not chosen:
+            raise UnknownSelection(selection, tuple(sorted({n["assetKey"]["path"][0] for n in nodes})))
+        assets = [{"path": n["assetKey"]["path"]} for n in chosen]
+        checks = [
+            {"assetKey": {"path": n["assetKey"]["path"]}, "name": check["name"]}
+            for n in chosen
+            for check in n["assetChecksOrError"].get("checks", [])
+        ]
+        return assets, checks
+
+    def follow(self, run_id: str) -> Iterator[RunEvent]:
+        """Everything the run does, until it has ended; the last event is ``ended``."""
+        cursor, deadline = None, self._clock.monotonic() + RUN_LIMIT_S
+        while True:
+            answer = self._ask(_EVENTS, {"run": run_id, "cursor": cursor})
+            ended = _ended(answer["runOrError"])
+            page = answer["logsForRun"]
+            cursor = page.get("cursor", cursor)
+            for raw in page.get("events", []):
+                if (event := _event(raw)) is not None:
+                    yield event
+            if ended is not None and not page.get("hasMore"):
+                yield RunEvent("ended", passed=ended == "SUCCESS", text=ended)
+                return
+            if self._clock.monotonic() > deadline:
+                raise DagsterUnreachable(self._url, f"run {run_id} has not ended within {RUN_LIMIT_S:.0f} s")
+            if not page.get("hasMore"):
+                self._clock.sleep(POLL_S)
+
+    def summary(self) -> Summary:
+        nodes = self._ask(_STATES)["assetNodes"]
+        checks = [c for n in nodes for c in n["assetChecksOrError"].get("checks", [])]
+        states = [(c["executionForLatestMaterialization"] or {}).get("status") for c in checks]
+        paths = [{"path": n["assetKey"]["path"]} for n in nodes]
+        infos = self._ask(_LATEST, {"keys": paths})["assetsLatestInfo"]
+        return Summary(
+            materialized=sum(i["latestMaterialization"] is not None for i in infos),
+            failed=sum(_failed_last(i) for i in infos),
+            checks_passed=sum(s == "SUCCEEDED" for s in states),
+            checks_failed=sum(s in ("FAILED", "EXECUTION_FAILED") for s in states),
+        )
+
+    def stopped_automation(self) -> tuple[str, ...]:
+        """Sensors and schedules that do not run."""
+        repository = self._ask(_AUTOMATION)["repositoryOrError"]
+        states = [(s["name"], s["sensorState"]["status"]) for s in repository.get("sensors", [])]
+        states += [(s["name"], s["scheduleState"]["status"]) for s in repository.get("schedules", [])]
+        return tuple(sorted(name for name, status in states if status != "RUNNING"))
+
+    def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        import httpx
+
+        try:
+            answer = httpx.post(
+                f"{self._url}/graphql", json={"query": query, "variables": dict(variables or {})}, timeout=30.0
+            )
+            body = answer.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            raise DagsterUnreachable(self._url, type(exc).__name__) from None
+        if body.get("errors"):
+            raise DagsterRefused(str(body["errors"][0].get("message", ""))[:300])
+        return body["data"]
+
+
+def _ended(run: Mapping[str, Any]) -> str | None:
+    status = str(run.get("status", "FAILURE"))
+    return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+
+def _path(key: Mapping[str, Any] | None) -> str:
+    return "/".join(key["path"]) if key else ""
+
+
+def _event(raw: Mapping[str, Any]) -> RunEvent | None:
+    match raw["__typename"]:
+        case "MaterializationEvent":
+            summary = next((e["text"] for e in raw["metadataEntries"] if e.get("label") == "summary"), "")
+            return RunEvent("materialized", _path(raw["assetKey"]), summary)
+        case "AssetCheckEvaluationEvent":
+            found = raw["evaluation"]
+            text = found.get("description") or ""
+            return RunEvent("check", _path(found["assetKey"]), text, found["checkName"], found["success"])
+        case "ExecutionStepFailureEvent":
+            return RunEvent("failure", _step(raw), _reason(raw))
+        case "RunFailureEvent":
+            # Failed steps have spoken for themselves; a run may also fail without one.
+            return None if "Steps failed" in raw["message"] else RunEvent("failure", "", _reason(raw))
+        case "ExecutionStepStartEvent":
+            return RunEvent("started", _step(raw))
+        case "LogMessageEvent" if raw["level"] in ("INFO", "WARNING", "ERROR", "CRITICAL"):
+            return RunEvent("log", _step(raw), raw["message"])
+        case _:
+            return None
+
+
+def _step(raw: Mapping[str, Any]) -> str:
+    """Asset steps are called ``layer__name``; others keep their name."""
+    return str(raw.get("stepKey") or "").replace("__", "/", 1)
+
+
+def _reason(raw: Mapping[str, Any]) -> str:
+    failure = (raw.get("failureMetadata") or {}).get("description")
+    error = raw.get("error") or {}
+    cause = (error.get("causes") or [{}])[0].get("message") if error.get("causes") else None
+    text = str(failure or cause or error.get("message") or raw["message"]).strip()
+    return text.splitlines()[0][:300] if text else "failed"
+
+
+def _failed_last(info: Mapping[str, Any]) -> bool:
+    """The newest run that meant to materialise the asset ended badly and did not materialise it."""
+    run, materialization = info["latestRun"] or {}, info["latestMaterialization"] or {}
+    return run.get("status") in ("FAILURE", "CANCELED") and materialization.get("runId") != run.get("id")
+
+
+_RELOAD = """mutation($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) { __typename
+  ... on WorkspaceLocationEntry { locationOrLoadError { __typename ... on PythonError { message } } }
+  ... on PythonError { message } ... on ReloadNotSupported { message } ... on RepositoryLocationNotFound { message } } }"""
+_LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } ... on InvalidSubsetError { message }
+  ... on PipelineNotFoundError { message } ... on RunConfigValidationInvalid { errors { message } } } }"""
+_NODES = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name } } } } }"""
+_EVENTS = """query($run: ID!, $cursor: String) { runOrError(runId: $run) { ... on Run { status } }
+  logsForRun(runId: $run, afterCursor: $cursor, limit: 1000) { ... on EventConnection { cursor hasMore events {
+    __typename ... on MessageEvent { message level stepKey }
+    ... on MaterializationEvent { assetKey { path } metadataEntries { label ... on TextMetadataEntry { text } } }
+    ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success description } }
+    ... on ExecutionStepFailureEvent { error { message causes { message } } failureMetadata { description } }
+    ... on RunFailureEvent { error { message causes { message } } } } } } }"""
+_STATES = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
+_LATEST = """query($keys: [AssetKeyInput!]!) { assetsLatestInfo(assetKeys: $keys) { assetKey { path } latestRun { id status }
+  latestMaterialization { runId } } }"""
+_AUTOMATION = """{ repositoryOrError(repositorySelector: { repositoryName: "__repository__", repositoryLocationName: "dr_platform" }) {
+  ... on Repository { sensors { name sensorState { status } } schedules { name scheduleState { status } } } } }"""

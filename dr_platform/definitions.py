@@ -1,0 +1,47 @@
+"""The code location: one platform, and everything that Dagster knows of it.
+
+Here: putting definitions together. Not here: any of them.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.checks import check_definitions
+from assets.databases import database_assets
+from assets.infrastructure import infrastructure_assets
+from assets.knowledge import knowledge_assets
+from assets.services import service_assets
+from dr_platform.platform import Platform
+from jobs.platform import asset_jobs, op_jobs
+from schedules.platform import schedule_definitions
+from sensors.health import health_sensor
+from sensors.processes import process_sensor
+from sensors.remediation import remediation_sensor
+from sensors.runs import run_sensors
+
+
+def build_definitions(platform: Platform) -> dg.Definitions:
+    """All definitions of one environment; opens no connection."""
+    jobs = asset_jobs()
+    remediate = next(job for job in jobs if job.name == "remediate")
+    return dg.Definitions(
+        assets=[
+            *infrastructure_assets(platform),
+            *database_assets(platform),
+            *service_assets(platform),
+            *knowledge_assets(platform),
+        ],
+        asset_checks=check_definitions(platform),
+        jobs=[*jobs, *op_jobs(platform)],
+        schedules=schedule_definitions(),
+        sensors=[
+            health_sensor(platform),
+            remediation_sensor(platform, remediate),
+            process_sensor(platform),
+            *run_sensors(platform),
+        ],
+    )
+
+
+defs = build_definitions(Platform.open())

@@ -1,0 +1,56 @@
+"""Jobs over the platform's assets, and the two that keep house."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from dr_platform.platform import Platform
+from dr_platform.resources import carried_out
+from dr_platform.retention import purge_runs
+from dr_platform.teardown import teardown
+
+# A step costs a twentieth of a second in the run's own process and seconds in one of its own.
+IN_PROCESS = dg.in_process_executor
+KNOWLEDGE = dg.AssetSelection.groups("knowledge")
+
+
+def asset_jobs() -> list[UnresolvedAssetJobDefinition]:
+    checked = dg.AssetSelection.all()
+    return [
+        _asset_job("bring_up", checked, "Brings the whole platform up and runs every check; repeating it is harmless."),
+        _asset_job("remediate", checked, "What the remediation sensor starts: one asset and its checks."),
+        _asset_job("health", dg.AssetSelection.all_asset_checks(), "Runs every check and changes nothing."),
+        _asset_job("seed", KNOWLEDGE, "Loads what changed of the knowledge sets."),
+    ]
+
+
+def _asset_job(name: str, selection: dg.AssetSelection, description: str) -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(name, selection=selection, description=description, executor_def=IN_PROCESS)
+
+
+def op_jobs(platform: Platform) -> list[dg.JobDefinition]:
+    @dg.op(name="end_platform", description="Closes and empties every service, then ends router and databases.")
+    def end_platform(context: dg.OpExecutionContext) -> None:
+        carried_out(lambda: teardown(platform, context.log.info))
+
+    @dg.job(
+        name="teardown",
+        description="Ends services, router and databases in reverse order; Dagster itself goes on until `drp down`.",
+        executor_def=IN_PROCESS,
+    )
+    def ended() -> None:
+        end_platform()
+
+    @dg.op(name="purge_history", description="Removes runs that are past their retention.")
+    def purge_history(context: dg.OpExecutionContext) -> None:
+        purged = purge_runs(context.instance, platform.clock.now())
+        context.add_output_metadata({"runs_purged": purged})
+
+    @dg.job(
+        name="retention",
+        description="Removes old runs from Dagster's own tables; the evidence log is not touched.",
+        executor_def=IN_PROCESS,
+    )
+    def purged() -> None:
+        purge_history()
+
+    return [ended, purged]

@@ -1,0 +1,26 @@
+"""When what is started by the clock."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+RUNNING = dg.DefaultScheduleStatus.RUNNING
+
+
+def schedule_definitions() -> list[dg.ScheduleDefinition]:
+    return [
+        _schedule("hourly_checks", "health", "7 * * * *", "Every check, also those too costly for a sensor."),
+        _schedule("daily_knowledge", "seed", "30 3 * * *", "Re-seeds what changed; keeps the sets fresh."),
+        _schedule("daily_retention", "retention", "45 4 * * *", "Keeps Dagster's own tables small."),
+    ]
+
+
+def _schedule(name: str, job: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=name,
+        job_name=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        description=description,
+        default_status=RUNNING,
+    )
