@@ -7,7 +7,8 @@ import dagster as dg
 
 from dr_platform.health import Look, looks
 from dr_platform.platform import Platform
-from dr_platform.resources import check_result, key_of, look_at_all
+from dr_platform.resources import check_result, key_of
+from dr_platform.watch import RUN_BUDGET_S, look_at_all
 
 
 def check_definitions(platform: Platform) -> list[dg.AssetChecksDefinition]:
@@ -15,23 +16,30 @@ def check_definitions(platform: Platform) -> list[dg.AssetChecksDefinition]:
         return look.asset[0], look.check
 
     ordered = sorted(looks(platform), key=group)
-    return [_group(f"{layer}_{check}", list(members)) for (layer, check), members in groupby(ordered, key=group)]
+    return [
+        _group(platform, f"{layer}_{check}", list(members)) for (layer, check), members in groupby(ordered, key=group)
+    ]
 
 
-def _group(name: str, members: list[Look]) -> dg.AssetChecksDefinition:
+def _group(platform: Platform, name: str, members: list[Look]) -> dg.AssetChecksDefinition:
     by_key = {key_of(look): look for look in members}
 
     @dg.multi_asset_check(
         name=f"check_{name}",
         specs=[
-            dg.AssetCheckSpec(look.check, asset=key.asset_key, description=look.description)
+            dg.AssetCheckSpec(
+                look.check,
+                asset=key.asset_key,
+                description=look.description,
+                additional_deps=[dg.AssetKey(list(asset)) for asset in look.after],
+            )
             for key, look in by_key.items()
         ],
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = [by_key[key] for key in context.selected_asset_check_keys]
-        for look, verdict in look_at_all(selected):
+        for look, verdict in look_at_all(selected, platform.clock, RUN_BUDGET_S):
             yield check_result(look, verdict)
 
     return checks

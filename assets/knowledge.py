@@ -19,7 +19,7 @@ def _knowledge(platform: Platform, knowledge_set: KnowledgeSet) -> dg.AssetsDefi
 
     @dg.asset(
         key=["knowledge", name],
-        deps=[dg.AssetKey(["schema", bring_up.knowledge_database(platform).name])],
+        deps=[dg.AssetKey(["schema", platform.knowledge_database.name])],
         group_name="knowledge",
         description=knowledge_set.description,
         kinds={"postgres", "embedding"},

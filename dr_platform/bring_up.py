@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dr_platform.catalog import Database, Engine
 from dr_platform.catalog.models import UI_PORT
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
@@ -294,16 +293,15 @@ def apply_schema(platform: Platform, name: str, progress: Progress = silent) -> 
 
 
 def unavailable_reason(platform: Platform, name: str) -> str | None:
-    """Why an embedded engine cannot be had on this machine, or ``None`` where it can."""
+    """Why an embedded engine is not on this machine, or ``None`` where it is."""
     from dr_platform.databases.embedded.port import EngineUnavailable
 
     if platform.binding.databases != "embedded":
         return None
     try:
-        platform.embedded_server(name).acquire(silent)
+        return platform.embedded_server(name).missing() or None
     except EngineUnavailable as exc:
         return exc.what
-    return None
 
 
 def converge_fleet(platform: Platform, progress: Progress = silent) -> FleetOutcome:
@@ -325,11 +323,6 @@ def converge_service(platform: Platform, name: str, progress: Progress = silent)
     return outcome
 
 
-def knowledge_database(platform: Platform) -> Database:
-    """Where knowledge is kept: the first database whose engine has vectors and full text."""
-    return next(d for d in platform.catalog.databases.values() if d.engine is Engine.POSTGRESQL)
-
-
 def seed_knowledge(
     platform: Platform, name: str, progress: Progress = silent, source: Path | None = None
 ) -> SeedOutcome:
@@ -338,11 +331,8 @@ def seed_knowledge(
 
     knowledge_set = platform.catalog.knowledge[name]
     folder = source or platform.catalog.knowledge_folder(name) / knowledge_set.source
-    database = platform.connect(knowledge_database(platform).name, "admin")
-    try:
-        report = seed(database.connection, knowledge_set, folder, platform.embedder, progress)  # type: ignore[attr-defined]
-    finally:
-        database.close()
+    with platform.knowledge("admin") as connection:
+        report = seed(connection, knowledge_set, folder, platform.embedder, progress)
     counts = {
         "documents_added": report.documents_added,
         "documents_changed": report.documents_changed,

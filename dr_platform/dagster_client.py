@@ -147,17 +147,37 @@ class DagsterClient:
                 self._clock.sleep(POLL_S)
 
     def summary(self) -> Summary:
-        nodes = self._ask(_STATES)["assetNodes"]
-        checks = [c for n in nodes for c in n["assetChecksOrError"].get("checks", [])]
-        states = [(c["executionForLatestMaterialization"] or {}).get("status") for c in checks]
+        nodes = self._ask(_NODES)["assetNodes"]
         paths = [{"path": n["assetKey"]["path"]} for n in nodes]
         infos = self._ask(_LATEST, {"keys": paths})["assetsLatestInfo"]
+        states = list(self._newest_answers(nodes).values())
         return Summary(
             materialized=sum(i["latestMaterialization"] is not None for i in infos),
             failed=sum(_failed_last(i) for i in infos),
             checks_passed=sum(s == "SUCCEEDED" for s in states),
             checks_failed=sum(s in ("FAILED", "EXECUTION_FAILED") for s in states),
         )
+
+    def failing_checks(self) -> tuple[str, ...]:
+        """Checks whose newest answer is not good, as ``layer/name check``."""
+        answers = self._newest_answers(self._ask(_NODES)["assetNodes"])
+        return tuple(sorted(name for name, status in answers.items() if status in ("FAILED", "EXECUTION_FAILED")))
+
+    def _newest_answers(self, nodes: list[dict]) -> dict[str, str | None]:
+        """The newest execution of each check, whether a run or a sensor made it."""
+        named = [(n["assetKey"], c["name"]) for n in nodes for c in n["assetChecksOrError"].get("checks", [])]
+        parts, variables = [], {}
+        for i, (key, check) in enumerate(named):
+            parts.append(f"c{i}: assetCheckExecutions(assetKey: $k{i}, checkName: $n{i}, limit: 1) {{ status }}")
+            variables |= {f"k{i}": {"path": key["path"]}, f"n{i}": check}
+        if not named:
+            return {}
+        declared = ", ".join(f"$k{i}: AssetKeyInput!, $n{i}: String!" for i in range(len(named)))
+        answer = self._ask(f"query({declared}) {{ {' '.join(parts)} }}", variables)
+        return {
+            f"{_path(key)} {check}": next((e["status"] for e in answer[f"c{i}"]), None)
+            for i, (key, check) in enumerate(named)
+        }
 
     def stopped_automation(self) -> tuple[str, ...]:
         """Sensors and schedules that do not run."""
@@ -231,13 +251,16 @@ def _failed_last(info: Mapping[str, Any]) -> bool:
     return run.get("status") in ("FAILURE", "CANCELED") and materialization.get("runId") != run.get("id")
 
 
-_RELOAD = """mutation($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) { __typename
+_RELOAD = """mutation($location: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $location) { __typename
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename ... on PythonError { message } } }
-  ... on PythonError { message } ... on ReloadNotSupported { message } ... on RepositoryLocationNotFound { message } } }"""
+  ... on PythonError { message } ... on ReloadNotSupported { message }
+  ... on RepositoryLocationNotFound { message } } }"""
 _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
   ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } ... on InvalidSubsetError { message }
   ... on PipelineNotFoundError { message } ... on RunConfigValidationInvalid { errors { message } } } }"""
-_NODES = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name } } } } }"""
+_NODES = """{ assetNodes { assetKey { path }
+  assetChecksOrError { ... on AssetChecks { checks { name } } } } }"""
 _EVENTS = """query($run: ID!, $cursor: String) { runOrError(runId: $run) { ... on Run { status } }
   logsForRun(runId: $run, afterCursor: $cursor, limit: 1000) { ... on EventConnection { cursor hasMore events {
     __typename ... on MessageEvent { message level stepKey }
@@ -245,8 +268,9 @@ _EVENTS = """query($run: ID!, $cursor: String) { runOrError(runId: $run) { ... o
     ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success description } }
     ... on ExecutionStepFailureEvent { error { message causes { message } } failureMetadata { description } }
     ... on RunFailureEvent { error { message causes { message } } } } } } }"""
-_STATES = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
-_LATEST = """query($keys: [AssetKeyInput!]!) { assetsLatestInfo(assetKeys: $keys) { assetKey { path } latestRun { id status }
+_LATEST = """query($keys: [AssetKeyInput!]!) { assetsLatestInfo(assetKeys: $keys) {
+  assetKey { path } latestRun { id status }
   latestMaterialization { runId } } }"""
-_AUTOMATION = """{ repositoryOrError(repositorySelector: { repositoryName: "__repository__", repositoryLocationName: "dr_platform" }) {
+_AUTOMATION = """{ repositoryOrError(
+  repositorySelector: { repositoryName: "__repository__", repositoryLocationName: "dr_platform" }) {
   ... on Repository { sensors { name sensorState { status } } schedules { name scheduleState { status } } } } }"""

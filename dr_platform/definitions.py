@@ -13,6 +13,7 @@ from assets.infrastructure import infrastructure_assets
 from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
+from dr_platform.resources import REMEDIATION_JOB
 from jobs.platform import asset_jobs, op_jobs
 from schedules.platform import schedule_definitions
 from sensors.health import health_sensor
@@ -24,7 +25,7 @@ from sensors.runs import run_sensors
 def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
     jobs = asset_jobs()
-    remediate = next(job for job in jobs if job.name == "remediate")
+    remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
     return dg.Definitions(
         assets=[
             *infrastructure_assets(platform),

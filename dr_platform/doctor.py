@@ -110,7 +110,7 @@ def _engine(platform: Platform, name: str) -> Diagnosis:
     if platform.binding.databases != "embedded":
         return Diagnosis(check, True, "an endpoint of the environment")
     server = platform.embedded_server(name)
-    return _guarded(check, lambda: Diagnosis(check, True, server.readiness()))
+    return _guarded(check, lambda: Diagnosis(check, True, server.missing() or "on this machine"))
 
 
 def _guarded(check: str, look: Callable[[], Diagnosis]) -> Diagnosis:
@@ -127,7 +127,8 @@ def _dagster(platform: Platform) -> Iterator[Diagnosis]:
     def ui() -> Diagnosis:
         summary = client.summary()
         found = f"{summary.materialized} assets materialised, {summary.checks_failed} checks failed"
-        return Diagnosis("dagster", summary.failed == 0 and summary.checks_failed == 0, found, "`drp check` names them")
+        good = summary.failed == 0 and summary.checks_failed == 0
+        return Diagnosis("dagster", good, found, "" if good else "`drp check` names them")
 
     def automation() -> Diagnosis:
         stopped = client.stopped_automation()

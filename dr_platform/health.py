@@ -81,6 +81,8 @@ def router_verdict(platform: Platform) -> Verdict:
         elif seen != told:
             drifted.append(f"{name} {_pair(seen)} instead of {_pair(told)}")
     measurements: dict[str, Measure] = {"routes": len(names), "drifted": len(drifted), "unread": len(blind)}
+    if names and len(blind) == len(names):
+        return Verdict(False, "the router does not answer", measurements)
     if blind:
         return Verdict(None, f"could not read the routes of {', '.join(blind)}", measurements)
     if drifted:
@@ -283,18 +285,13 @@ def all_health_bodies(platform: Platform) -> dict[str, Mapping[str, Any]]:
 @_always_answers
 def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     """The store holds exactly the set's articles, and was compared with them recently enough."""
-    from dr_platform.bring_up import knowledge_database
     from dr_platform.knowledge.seeding import freshness, pending_changes
 
     knowledge_set = platform.catalog.knowledge[name]
     folder = platform.catalog.knowledge_folder(name) / knowledge_set.source
-    database = platform.connect(knowledge_database(platform).name)
-    try:
-        connection = database.connection  # type: ignore[attr-defined]
+    with platform.knowledge() as connection:
         pending = pending_changes(connection, knowledge_set, folder)
         age = freshness(connection, knowledge_set, platform.clock.now())
-    finally:
-        database.close()
     measurements: dict[str, Measure] = {"pending": pending, "age_days": round(age.days, 3) if age.known else -1.0}
     if not age.known:
         return Verdict(False, "never seeded", measurements)
@@ -309,15 +306,11 @@ def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
 @_always_answers
 def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     """The set's labelled questions find their documents well enough, and fast enough."""
-    from dr_platform.bring_up import knowledge_database
     from dr_platform.knowledge.evaluate import evaluate_set
 
-    database = platform.connect(knowledge_database(platform).name)
-    try:
-        folder = platform.catalog.knowledge_folder(name)
-        report = evaluate_set(database.connection, platform.embedder, platform.catalog.knowledge[name], folder)  # type: ignore[attr-defined]
-    finally:
-        database.close()
+    folder = platform.catalog.knowledge_folder(name)
+    with platform.knowledge() as connection:
+        report = evaluate_set(connection, platform.embedder, platform.catalog.knowledge[name], folder)
     return report.verdict()
 
 
@@ -330,6 +323,8 @@ class Look:
     description: str
     verdict: Callable[[], Verdict]
     severe: bool = True
+    after: tuple[tuple[str, str], ...] = ()
+    """Assets that must be there before the look means anything, besides its own."""
 
 
 def looks(platform: Platform) -> tuple[Look, ...]:
@@ -376,6 +371,7 @@ def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "Access, authentication and audit properties measured at the server (45 CFR 164.312).",
             bound(database_hipaa_verdict, platform, name),
             held,
+            (("schema", name),),
         ),
         Look(
             ("schema", name),

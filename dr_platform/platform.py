@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dr_platform.catalog import Catalog, Database, DataClass, Environment, Service, load_catalog
+from dr_platform.catalog import Catalog, Database, DataClass, Engine, Environment, Service, load_catalog
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.runtime.port import Revision, Runtime, Workload
@@ -23,11 +24,12 @@ from dr_platform.secrets.port import SecretStore
 from dr_platform.state import StateDirectory, locate_state, state_base
 
 if TYPE_CHECKING:
+    import psycopg
     import sqlalchemy
 
     from dr_platform.databases.embedded import EmbeddedServer
     from dr_platform.databases.embedded.system import SystemPostgres
-    from dr_platform.databases.port import ManagedDatabase
+    from dr_platform.databases.port import Endpoint, ManagedDatabase
     from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
     from dr_platform.runtime.local.runtime import LocalRuntime
@@ -269,7 +271,25 @@ class Platform:
         database = self.catalog.databases[name]
         return connect_database(database, self._endpoint(database), self.secrets, role)
 
-    def _endpoint(self, database: Database):
+    @property
+    def knowledge_database(self) -> Database:
+        """Where knowledge is kept: the first database whose engine has vectors and full text."""
+        return next(d for d in self.catalog.databases.values() if d.engine is Engine.POSTGRESQL)
+
+    @contextmanager
+    def knowledge(self, role: Literal["admin", "application"] = "application") -> Generator[psycopg.Connection]:
+        """A connection to where knowledge is kept."""
+        from dr_platform.databases.postgresql import PostgresDatabase
+
+        database = self.connect(self.knowledge_database.name, role)
+        try:
+            if not isinstance(database, PostgresDatabase):
+                raise TypeError("knowledge is kept in PostgreSQL")
+            yield database.connection
+        finally:
+            database.close()
+
+    def _endpoint(self, database: Database) -> Endpoint:
         from dr_platform.databases.port import Endpoint
 
         if self.binding.databases == "embedded":

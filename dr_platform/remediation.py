@@ -1,13 +1,14 @@
 """When something unhealthy is started anew, and when a person is called instead.
 
 Here: the decision as a function of values. Not here: how health is looked at (``health``), where
-budgets are kept (``operations.budgets``) or how a run is started (``sensors``).
+budgets are kept (``operations.budgets``), how a decision is carried out (``remedy``) or how a run is
+started (``sensors``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dr_platform.catalog import Catalog
@@ -23,14 +24,25 @@ ROUTER: Target = ("infrastructure", "router")
 class Policy:
     """How much is tried before a person is called.
 
-    ``failing_for`` bridges a process that its supervisor is starting anew already. Pauses double
-    from ``first_pause`` on. A target that was well for ``well_for`` has its whole budget again.
+    An episode begins with the first attempt and ends when the target was well for ``well_for``; it
+    has ``attempts``, and then one call. ``attempts_in_window`` bounds a target that is well and ill
+    in turn, whose every episode is short. Pauses double from ``first_pause`` on and count from the
+    end of the attempt before.
     """
 
     attempts: int = 3
     failing_for: timedelta = timedelta(seconds=12)
-    first_pause: timedelta = timedelta(seconds=20)
+    """Bridges a process that its supervisor is starting anew already."""
+    database_failing_for: timedelta = timedelta(seconds=40)
+    """The slowest engine answers 25 s after its process was started, measured on two busy cores."""
+    first_pause: timedelta = timedelta(seconds=10)
     well_for: timedelta = timedelta(seconds=60)
+    window: timedelta = timedelta(hours=1)
+    attempts_in_window: int = 9
+
+    def patience(self, target: Target) -> timedelta:
+        """How long a target must have been failing before anything is tried."""
+        return self.database_failing_for if target[0] == "databases" else self.failing_for
 
     def pause_after(self, attempts: int) -> timedelta:
         return self.first_pause * 2 ** (attempts - 1)
@@ -74,24 +86,64 @@ class Condition:
     why: str = ""
 
 
-def decide(condition: Condition, spent: Spent, now: datetime, policy: Policy, cause: Target | None = None) -> Action:
-    """What to do about one target. ``cause`` is another unhealthy target that it stands on."""
+@dataclass(frozen=True)
+class Trail:
+    """What runs have done about a target. ``recent`` counts the attempts of the policy's window."""
+
+    under_way: bool = False
+    ended_at: datetime | None = None
+    recent: int = 0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that is known of one target. ``below`` is what it stands on, as far as it was looked at."""
+
+    target: Target
+    condition: Condition
+    spent: Spent
+    trail: Trail = Trail()
+    below: Mapping[Target, Condition] = field(default_factory=dict)
+
+    @property
+    def cause(self) -> Target | None:
+        """Something ill that the target stands on: mended first, because it may be the whole trouble."""
+        return next((target for target, condition in self.below.items() if condition.good is False), None)
+
+    @property
+    def failing_on_firm_ground_since(self) -> datetime:
+        """Since when it fails although nothing below does: what stood on something ill needs a
+        moment to notice that it is well again."""
+        return max([self.condition.since, *(c.since for c in self.below.values() if c.good)])
+
+
+def decide(situation: Situation, now: datetime, policy: Policy) -> Action:
+    """What to do about one target. Equal arguments give equal actions."""
+    condition, spent = situation.condition, situation.spent
+    if situation.trail.under_way:
+        return Leave("a run is working on it")
     if condition.good is None:
         return Leave("could not be looked at")
     if condition.good:
         return _when_well(condition, spent, now, policy)
     if spent.escalated_at is not None:
         return Leave("a person was called")
-    if cause is not None:
-        return Leave(f"stands on {'/'.join(cause)}, which is unhealthy")
-    if now - condition.since < policy.failing_for and spent.attempts == 0:
+    if situation.cause is not None:
+        return Leave(f"stands on {'/'.join(situation.cause)}, which is unhealthy")
+    if now - situation.failing_on_firm_ground_since < policy.patience(situation.target):
         return Leave("may be starting")
-    if spent.attempts == 0 or spent.last_attempt_at is None:
-        return Attempt(1)
-    if now - spent.last_attempt_at < policy.pause_after(spent.attempts):
+    return _when_ill(situation, now, policy)
+
+
+def _when_ill(situation: Situation, now: datetime, policy: Policy) -> Action:
+    spent, trail, why = situation.spent, situation.trail, situation.condition.why
+    last = max((at for at in (spent.last_attempt_at, trail.ended_at) if at is not None), default=None)
+    if spent.attempts > 0 and last is not None and now - last < policy.pause_after(spent.attempts):
         return Leave(f"attempt {spent.attempts} has time to work")
     if spent.attempts >= policy.attempts:
-        return Escalate(f"{spent.attempts} attempts did not help: {condition.why}")
+        return Escalate(f"{spent.attempts} attempts did not help: {why}")
+    if trail.recent >= policy.attempts_in_window:
+        return Escalate(f"falls ill again and again, {trail.recent} attempts since {now - policy.window:%H:%M}: {why}")
     return Attempt(spent.attempts + 1)
 
 
@@ -112,30 +164,31 @@ def remediable(catalog: Catalog) -> tuple[Target, ...]:
     )
 
 
-def causes(catalog: Catalog, target: Target, failing: Collection[Target]) -> Target | None:
-    """The nearest unhealthy thing that a target stands on: its databases, its peers, the router."""
+def below(catalog: Catalog, target: Target) -> Iterator[Target]:
+    """What a target stands on directly, the deepest first. What is further below shows through it."""
     layer, name = target
     if layer != "services":
-        return None
+        return
     needs = catalog.services[name].needs
-    below: list[Target] = [ROUTER]
-    below += [("databases", n) for n in needs.databases]
-    below += [("services", n) for n in needs.services]
-    return next((b for b in below if b in failing), None)
+    yield ROUTER
+    yield from (("databases", n) for n in needs.databases)
+    yield from (("services", n) for n in needs.services)
 
 
-def act_on(
+def situations(
     catalog: Catalog,
     conditions: Mapping[Target, Condition],
     budgets: Mapping[Target, Spent],
-    now: datetime,
-    policy: Policy,
-) -> dict[Target, Action]:
-    """``decide`` for all targets, each with the cause it stands on."""
-    failing = {target for target, condition in conditions.items() if condition.good is False}
-    known = set(catalog.services)
+    trails: Mapping[Target, Trail],
+) -> dict[Target, Situation]:
+    """Put together what is known of each target that has a budget."""
     return {
-        target: decide(condition, budgets[target], now, policy, causes(catalog, target, failing))
-        for target, condition in conditions.items()
-        if target[0] != "services" or target[1] in known
+        target: Situation(
+            target,
+            conditions[target],
+            spent,
+            trails.get(target, Trail()),
+            {b: conditions[b] for b in below(catalog, target) if b in conditions},
+        )
+        for target, spent in budgets.items()
     }

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from dr_platform.operations.budgets import RemediationBudgets, Spent, StaleBudget
 from dr_platform.platform import Platform
-from dr_platform.remediation import Action, Attempt, Clear, Condition, Escalate, Policy, Target, act_on
+from dr_platform.remediation import (
+    ROUTER,
+    Action,
+    Attempt,
+    Clear,
+    Condition,
+    Escalate,
+    Leave,
+    Policy,
+    Target,
+    Trail,
+    decide,
+    situations,
+)
 
 
 @dataclass(frozen=True)
@@ -27,48 +41,75 @@ class Remedies:
     waiting: Mapping[Target, str]
 
     def summary(self) -> str:
+        """Why nothing is done about what is unhealthy, for whoever looks at the sensor."""
         return "; ".join(f"{'/'.join(target)}: {why}" for target, why in self.waiting.items()) or "all is well"
 
 
-def carry_out(platform: Platform, conditions: Mapping[Target, Condition], policy: Policy) -> Remedies:
+def standing(platform: Platform) -> frozenset[Target]:
+    """What was brought up and not taken down. Only this is mended: anything else would be brought
+    back against the will of whoever ended it, or tried in vain where an engine cannot be had."""
+    programs = frozenset(platform.supervisor.programs())
+    embedded = platform.binding.databases == "embedded"
+    found: set[Target] = {("services", name) for name in platform.runtime.declared()}
+    found |= {("databases", name) for name in platform.catalog.databases if not embedded or name in programs}
+    if platform.local_runtime.router_program().name in programs:
+        found.add(ROUTER)
+    return frozenset(found)
+
+
+def carry_out(
+    platform: Platform, conditions: Mapping[Target, Condition], trails: Mapping[Target, Trail], policy: Policy
+) -> Remedies:
     """Decide for all targets and save the budgets. An attempt that could not be counted is not made:
     it might be repeated without end."""
     budgets = RemediationBudgets(platform.operations)
-    spent = {target: budgets.read("/".join(target)) for target in conditions}
+    spent = {target: budgets.read("/".join(target)) for target in conditions.keys() & standing(platform)}
     now = platform.clock.now()
-    actions = act_on(platform.catalog, conditions, spent, now, policy)
     attempts, escalations, waiting = [], [], {}
-    for target, action in actions.items():
+    for target, situation in situations(platform.catalog, conditions, spent, trails).items():
+        action = decide(situation, now, policy)
+        if isinstance(action, Leave):
+            if not situation.condition.good:
+                waiting[target] = action.why
+            continue
         try:
-            saved = _save(budgets, spent[target], action, now)
+            saved = budgets.write(_after(spent[target], action, now))
         except StaleBudget:
             continue  # another tick acted on this target a moment ago
-        why = conditions[target].why
-        episode = str(saved.first_attempt_at.timestamp()) if saved.first_attempt_at else "0"
+        _note(platform, target, action, saved)
+        remedy = Remedy(target, saved.attempts, situation.condition.why, _episode(saved, now))
         match action:
-            case Attempt(number):
-                attempts.append(Remedy(target, number, why, episode))
-                _note(platform, "remediation-attempt", target, {"attempt": number})
+            case Attempt():
+                attempts.append(remedy)
             case Escalate(reason):
-                escalations.append(Remedy(target, saved.attempts, reason, episode))
-                _note(platform, "remediation-escalated", target, {"attempts": saved.attempts})
-            case _ if conditions[target].good is False:
-                waiting[target] = action.why if hasattr(action, "why") else ""
+                escalations.append(Remedy(target, saved.attempts, reason, remedy.episode))
+            case Clear():
+                pass  # the budget is whole again, nobody needs to be asked
     return Remedies(tuple(attempts), tuple(escalations), waiting)
 
 
-def _save(budgets: RemediationBudgets, spent: Spent, action: Action, now) -> Spent:
+def _after(spent: Spent, action: Attempt | Escalate | Clear, now: datetime) -> Spent:
     match action:
         case Attempt():
-            return budgets.write(spent.with_attempt(now))
+            return spent.with_attempt(now)
         case Escalate():
-            return budgets.write(spent.with_escalation(now))
+            return spent.with_escalation(now)
         case Clear():
-            return budgets.write(spent.cleared())
-        case _:
-            return spent
+            return spent.cleared()
 
 
-def _note(platform: Platform, kind: str, target: Target, body: dict) -> None:
+def _episode(spent: Spent, now: datetime) -> str:
+    return f"{(spent.first_attempt_at or now).timestamp():.0f}"
+
+
+_KINDS: Mapping[type[Action], str] = {
+    Attempt: "remediation-attempt",
+    Escalate: "remediation-escalated",
+    Clear: "remediation-ended",
+}
+
+
+def _note(platform: Platform, target: Target, action: Action, saved: Spent) -> None:
     """What was decided, for auditors; the reason's text stays out, it may hold more than names."""
-    platform.evidence.append(kind, "/".join(target), "sensor:remediation", body)
+    body = {"attempts": saved.attempts}
+    platform.evidence.append(_KINDS[type(action)], "/".join(target), "sensor:remediation", body)

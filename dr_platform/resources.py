@@ -3,21 +3,32 @@ failures become failures that say what to do. Not here: any definition or decisi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # named nowhere public
 
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.health import Look
-from dr_platform.remediation import Condition, Target
+from dr_platform.remediation import Condition, Target, Trail
 from dr_platform.remedy import Remedy
 from dr_platform.verdict import Measure, Verdict
+from dr_platform.watch import CheckName, Written, name_of
 
 T = TypeVar("T")
 ANSWERS = {True: "good", False: "bad", None: "unknown"}
+HEALTHY = "healthy"
+REMEDIATION_JOB = "remediate"
+WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, "teardown", "__ASSET_JOB"})
+"""Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
+TARGET_TAG = "dr-platform/remediation"
+ATTEMPT_TAG = "dr-platform/attempt"
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+AT_WORK = [status for status in dg.DagsterRunStatus if status not in ENDED]
+PURGE_BATCH = 2000
+"""Runs removed by one call: bounds how long it takes."""
 
 
 class Outcome(Protocol):
@@ -27,7 +38,7 @@ class Outcome(Protocol):
 
 
 def carried_out(act: Callable[[], T]) -> T:
-    """Run something of the platform; only what may succeed when tried again may be retried."""
+    """Run something of the platform; only what may succeed when tried again is retried."""
     try:
         return act()
     except PlatformError as exc:
@@ -36,6 +47,9 @@ def carried_out(act: Callable[[], T]) -> T:
             metadata={"untouched": exc.untouched, "next": exc.next_step},
             allow_retries=isinstance(exc, TemporaryFailure),
         ) from None
+    except Exception as exc:
+        # A defect: repeating the step would repeat it.
+        raise dg.Failure(f"unexpected {type(exc).__name__}; see the run's log", allow_retries=False) from exc
 
 
 def materialized(outcome: Outcome, key: Iterable[str] | None = None) -> dg.MaterializeResult:
@@ -53,13 +67,6 @@ def severity_of(look: Look) -> dg.AssetCheckSeverity:
 
 def metadata_of(verdict: Verdict) -> dict[str, Measure]:
     return {"answer": ANSWERS[verdict.passed], "why": verdict.why, **verdict.measurements}
-
-
-def look_at_all(looks: Iterable[Look]) -> Iterator[tuple[Look, Verdict]]:
-    """Evaluate side by side: most of a look is waiting for an answer."""
-    chosen = tuple(looks)
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
-        yield from zip(chosen, pool.map(lambda look: look.verdict(), chosen), strict=True)
 
 
 def check_result(look: Look, verdict: Verdict) -> dg.AssetCheckResult:
@@ -85,38 +92,92 @@ def check_evaluation(look: Look, verdict: Verdict) -> dg.AssetCheckEvaluation:
     )
 
 
-class Conditions:
-    """What the newest evaluations in the event log say of targets."""
+class History:
+    """What the event log and the runs of an instance say, at one moment."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
+        self._at_work = tuple(instance.get_runs(dg.RunsFilter(statuses=AT_WORK)))
 
-    def of(self, targets: Iterable[Target]) -> dict[Target, Condition]:
-        """Only targets that were ever looked at; a look under way leaves the answer before it."""
-        keys = {dg.AssetCheckKey(dg.AssetKey(list(target)), "healthy"): target for target in targets}
-        records = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
-        found = {}
-        for key, record in records.items():
-            evaluation = record.event and record.event.dagster_event and record.event.asset_check_evaluation
-            if evaluation is not None and evaluation:
-                found[keys[key]] = _condition(evaluation, record.create_timestamp)
-        return found
+    def written(self, looks: Iterable[Look]) -> dict[CheckName, Written]:
+        """The newest entry of each check; checks that were never evaluated are left out."""
+        names = {key_of(look): name_of(look) for look in looks}
+        records = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
+        at_work = {run.run_id for run in self._at_work}
+        return {names[key]: _written(record, at_work) for key, record in records.items()}
+
+    def trails(self, targets: Iterable[Target], now: datetime, window: timedelta) -> dict[Target, Trail]:
+        """What runs do and did about targets."""
+        wanted = tuple(targets)
+        busy = {target for run in self._at_work for target in _works_on(run, wanted)}
+        lately = dg.RunsFilter(job_name=REMEDIATION_JOB, created_after=now - window)
+        runs: dict[str, list[dg.RunRecord]] = {}
+        for record in self._instance.get_run_records(lately):
+            runs.setdefault(record.dagster_run.tags.get(TARGET_TAG, ""), []).append(record)
+        return {target: _trail(target in busy, runs.get("/".join(target), [])) for target in wanted}
 
 
-def _condition(evaluation: dg.AssetCheckEvaluation, at: float) -> Condition:
+def _written(record: AssetCheckExecutionRecord, at_work: Collection[str]) -> Written:
+    event = record.event
+    evaluation = event.asset_check_evaluation if event is not None else None
+    if event is None or evaluation is None:
+        promised = record.run_id in at_work
+        return Written(None, _utc(record.create_timestamp), promised=promised, broken=not promised)
+    # The record itself is as old as the promise of a run to evaluate the check.
+    return Written(_answer_of(evaluation), _utc(event.timestamp), evaluation.description or "")
+
+
+def _answer_of(evaluation: dg.AssetCheckEvaluation) -> bool | None:
     answer = evaluation.metadata.get("answer")
-    good = {"good": True, "bad": False}.get(str(answer.value)) if answer is not None else evaluation.passed
-    return Condition(good, datetime.fromtimestamp(at, UTC), evaluation.description or "")
+    return {"good": True, "bad": False}.get(str(answer.value)) if answer is not None else evaluation.passed
 
 
-def attempt_request(remedy: Remedy) -> dg.RunRequest:
-    """A run of one asset and its checks; the attempt is in the key, so that each is made once."""
-    key = dg.AssetKey(list(remedy.target))
+def _works_on(run: dg.DagsterRun, targets: Iterable[Target]) -> list[Target]:
+    """Targets that a run may change: the selected ones, or all where nothing was selected."""
+    if run.job_name not in WORKING_JOBS:
+        return []
+    if not run.asset_selection and not run.asset_check_selection:
+        return list(targets)
+    return [target for target in targets if dg.AssetKey(list(target)) in (run.asset_selection or ())]
+
+
+def _trail(under_way: bool, records: Iterable[dg.RunRecord]) -> Trail:
+    runs = tuple(records)
+    ended = max((r.end_time for r in runs if r.end_time is not None), default=None)
+    return Trail(under_way, _utc(ended) if ended is not None else None, len(runs))
+
+
+def _utc(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
+def conditions_of(written: Mapping[CheckName, Written]) -> dict[Target, Condition]:
+    """What the health checks say; where a run is about to answer, nothing is known."""
+    return {
+        (layer, name): Condition(entry.passed, entry.at, entry.why)
+        for (layer, name, check), entry in written.items()
+        if check == HEALTHY and not entry.promised and not entry.broken
+    }
+
+
+def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
+    """Remove ended runs with their events, at most ``PURGE_BATCH``; returns how many. Runs that may
+    still be working are never removed; what is left is removed by the next call."""
+    ended = dg.RunsFilter(statuses=ENDED, created_before=older_than)
+    records = instance.get_run_records(filters=ended, limit=PURGE_BATCH, ascending=True)
+    for record in records:
+        instance.delete_run(record.dagster_run.run_id)
+    return len(records)
+
+
+def attempt_request(remedy: Remedy, looks: Iterable[Look]) -> dg.RunRequest:
+    """A run of one asset and all its checks; the attempt is in the key, so that each is made once."""
+    name = "/".join(remedy.target)
     return dg.RunRequest(
-        run_key=f"{'/'.join(remedy.target)}:{remedy.episode}:{remedy.number}",
-        asset_selection=[key],
-        asset_check_keys=[dg.AssetCheckKey(key, "healthy")],
-        tags={"dr-platform/remediation": "/".join(remedy.target), "dr-platform/attempt": str(remedy.number)},
+        run_key=f"{name}:{remedy.episode}:{remedy.number}",
+        asset_selection=[dg.AssetKey(list(remedy.target))],
+        asset_check_keys=[key_of(look) for look in looks if look.asset == remedy.target],
+        tags={TARGET_TAG: name, ATTEMPT_TAG: str(remedy.number)},
     )
 
 

@@ -4,8 +4,8 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from dr_platform.platform import Platform
-from dr_platform.resources import carried_out
-from dr_platform.retention import purge_runs
+from dr_platform.resources import REMEDIATION_JOB, carried_out, purge_runs
+from dr_platform.retention import KEEP, trim_events
 from dr_platform.teardown import teardown
 
 # A step costs a twentieth of a second in the run's own process and seconds in one of its own.
@@ -17,7 +17,7 @@ def asset_jobs() -> list[UnresolvedAssetJobDefinition]:
     checked = dg.AssetSelection.all()
     return [
         _asset_job("bring_up", checked, "Brings the whole platform up and runs every check; repeating it is harmless."),
-        _asset_job("remediate", checked, "What the remediation sensor starts: one asset and its checks."),
+        _asset_job(REMEDIATION_JOB, checked, "What the remediation sensor starts: one asset and its checks."),
         _asset_job("health", dg.AssetSelection.all_asset_checks(), "Runs every check and changes nothing."),
         _asset_job("seed", KNOWLEDGE, "Loads what changed of the knowledge sets."),
     ]
@@ -40,10 +40,13 @@ def op_jobs(platform: Platform) -> list[dg.JobDefinition]:
     def ended() -> None:
         end_platform()
 
-    @dg.op(name="purge_history", description="Removes runs that are past their retention.")
+    @dg.op(name="purge_history", description="Removes runs and events that are past their retention.")
     def purge_history(context: dg.OpExecutionContext) -> None:
-        purged = purge_runs(context.instance, platform.clock.now())
-        context.add_output_metadata({"runs_purged": purged})
+        older_than = platform.clock.now() - KEEP
+        platform.evidence.append("history-purge", "dagster", "job:retention", {"older_than": older_than.isoformat()})
+        runs = purge_runs(context.instance, older_than)
+        events = trim_events(platform.system_database.url("dagster"), older_than)
+        context.add_output_metadata({"runs_purged": runs, "events_purged": events})
 
     @dg.job(
         name="retention",

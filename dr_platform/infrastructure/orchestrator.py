@@ -56,6 +56,8 @@ def instance_configuration(state: StateDirectory, storage_url: str) -> dict:
         "schedules": {"use_threads": True, "num_workers": 2},
         "freshness": {"enabled": True},
         "telemetry": {"enabled": False},
+        # No invitation to sign up in front of the graph.
+        "nux": {"enabled": False},
         "compute_logs": {
             "module": "dagster.core.storage.local_compute_log_manager",
             "class": "LocalComputeLogManager",

@@ -9,6 +9,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -240,7 +241,7 @@ class MemoryRuntime:
             if held and (held.holder, held.transitions) == (lease.holder, lease.transitions):
                 self._leases[lease.name] = replace(held, holder="")
 
-    def _reachable(self) -> threading.RLock:  # type: ignore[valid-type]
+    def _reachable(self) -> AbstractContextManager[object]:
         if self.faults.runtime_unreachable:
             raise RuntimeUnreachable("memory", "made unreachable")
         return self._lock

@@ -9,7 +9,8 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
+from dr_platform.catalog import Service
 from dr_platform.clock import SystemClock
 from dr_platform.metrics.envoy import EnvoyTraffic
 from dr_platform.metrics.port import MetricsUnavailable, between, total
@@ -25,7 +27,7 @@ from dr_platform.runtime.local.records import Declared, LocalRecords, PortRange
 from dr_platform.runtime.local.router import Router, RouteRejected
 from dr_platform.runtime.local.runtime import Launch, LocalRuntime
 from dr_platform.runtime.local.supervisor import Supervisor
-from dr_platform.runtime.port import ProbeResult, Runtime, Slot, Weights, Workload
+from dr_platform.runtime.port import ProbeResult, Slot, Weights, Workload
 from dr_platform.state import StateDirectory
 from tests.contracts.runtime import (
     ALL_BLUE,
@@ -54,8 +56,10 @@ class LocalHarness:
         self._switches = folder / "switches"
         self._switches.mkdir()
         self.supervisor = Supervisor(self.state)
-        self.supervisor.start({})
         self.runtime = self.another()
+
+    def bring_up(self) -> None:
+        self.supervisor.start({})
         self.runtime.start_router()
 
     def another(self) -> LocalRuntime:
@@ -79,10 +83,10 @@ class LocalHarness:
         yield
         (self._switches / name).unlink()
 
-    def make_unready(self, version: str) -> contextmanager:  # type: ignore[valid-type]
+    def make_unready(self, version: str) -> AbstractContextManager[None]:
         return self._switched(f"unready-{version}")
 
-    def make_crashing(self, version: str) -> contextmanager:  # type: ignore[valid-type]
+    def make_crashing(self, version: str) -> AbstractContextManager[None]:
         return self._switched(f"crash-{version}")
 
     @contextmanager
@@ -139,6 +143,7 @@ def local() -> Iterator[LocalHarness]:
     with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
         harness = LocalHarness(Path(folder))
         try:
+            harness.bring_up()
             yield harness
         finally:
             harness.supervisor.stop()
@@ -206,15 +211,13 @@ class TestLocalRuntime(RuntimeContract):
         assert local.another().observe(service.name).slots[Slot.BLUE].ready == 2
 
     def test_many_services_are_deployed_at_once(self, local: LocalHarness) -> None:
-        from concurrent.futures import ThreadPoolExecutor
+        runtime = local.runtime
 
-        runtime: Runtime = local.runtime
-
-        def bring_up(service: object) -> bool:
-            runtime.declare(service)  # type: ignore[arg-type]
-            deploy(runtime, Slot.BLUE, a_workload(service, "1"))  # type: ignore[arg-type]
-            runtime.route(service.name, ALL_BLUE, 1)  # type: ignore[attr-defined]
-            return runtime.probe(service.name, "/").ok  # type: ignore[attr-defined]
+        def bring_up(service: Service) -> bool:
+            runtime.declare(service)
+            deploy(runtime, Slot.BLUE, a_workload(service, "1"))
+            runtime.route(service.name, ALL_BLUE, 1)
+            return runtime.probe(service.name, "/").ok
 
         with ThreadPoolExecutor(max_workers=12) as pool:
             assert all(pool.map(bring_up, [a_service() for _ in range(12)]))

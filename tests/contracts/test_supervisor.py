@@ -31,15 +31,16 @@ def sleeper(name: str, **changes: object) -> Program:
 @pytest.fixture
 def state() -> Iterator[StateDirectory]:
     with tempfile.TemporaryDirectory(prefix="drp-s-") as folder:
-        yield StateDirectory(Path(folder) / "state with blanks", Path(folder) / "run").make()
+        state = StateDirectory(Path(folder) / "state with blanks", Path(folder) / "run").make()
+        yield state
+        Supervisor(state).stop()
 
 
 @pytest.fixture
-def supervisor(state: StateDirectory) -> Iterator[Supervisor]:
+def supervisor(state: StateDirectory) -> Supervisor:
     supervisor = Supervisor(state)
     supervisor.start({"MADE_BY": "a test"})
-    yield supervisor
-    supervisor.stop()
+    return supervisor
 
 
 def pids(supervisor: Supervisor) -> dict[str, int | None]:
@@ -128,12 +129,9 @@ def test_a_file_that_supervisord_cannot_read_is_set_aside_at_the_start(state: St
     (programs / "half.conf").write_text("[program:half]\nautosta")
     (programs / "binary.conf").write_bytes(b"\xff\xfe\x00")
     supervisor.start({})
-    try:
-        supervisor.put([sleeper("one")])
-        assert list(pids(supervisor)) == ["one"]
-        assert (programs / "half.malformed").exists()
-    finally:
-        supervisor.stop()
+    supervisor.put([sleeper("one")])
+    assert list(pids(supervisor)) == ["one"]
+    assert (programs / "half.malformed").exists()
 
 
 def test_many_callers_at_once_all_get_their_programs(supervisor: Supervisor, state: StateDirectory) -> None:
@@ -204,12 +202,9 @@ def test_programs_get_the_given_environment_and_no_stranger_of_the_callers(
     monkeypatch.setenv("SOME_CLOUD_TOKEN", "do not hand on")
     supervisor = Supervisor(state)
     supervisor.start({"MADE_BY": "a test"})
-    try:
-        supervisor.put([sleeper("one")])
-        settled(supervisor)
-        environment = psutil.Process(pids(supervisor)["one"]).environ()
-    finally:
-        supervisor.stop()
+    supervisor.put([sleeper("one")])
+    settled(supervisor)
+    environment = psutil.Process(pids(supervisor)["one"]).environ()
     assert environment["MADE_BY"] == "a test"
     assert environment["DRP_STATE_ROOT"] == str(state.root)
     assert "SOME_CLOUD_TOKEN" not in environment
@@ -224,8 +219,5 @@ def test_a_hung_supervisord_is_replaced_by_the_next_start(state: StateDirectory)
     assert hung
     psutil.Process(hung).suspend()
     supervisor.start({})
-    try:
-        assert not alive(hung)
-        until(lambda: states(supervisor) == {"one": "RUNNING"})
-    finally:
-        supervisor.stop()
+    assert not alive(hung)
+    until(lambda: states(supervisor) == {"one": "RUNNING"})

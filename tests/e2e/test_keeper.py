@@ -35,10 +35,12 @@ class Kept:
         self.folder = folder
         self.state = StateDirectory(folder / "state", folder / "run").make()
         self.supervisor = Supervisor(self.state)
-        self.supervisor.start({"MADE_BY": "a test"})
         environment = {"VERSION": "1", "SWITCHES": str(folder)}
         argv = (sys.executable, "-S", str(REPLICA), "%(process_num)d")
         self.service = Program("service-blue", argv, environment, replicas=2, first_number=PORT, start_s=1.0)
+
+    def bring_up(self) -> None:
+        self.supervisor.start({"MADE_BY": "a test"})
         self.supervisor.put([keeper_program(self.state), self.service])
         self.until_whole()
 
@@ -88,8 +90,11 @@ def alive(pid: int | None) -> bool:
 def kept() -> Iterator[Kept]:
     with tempfile.TemporaryDirectory(prefix="drp-k-") as folder:
         platform = Kept(Path(folder))
-        yield platform
-        platform.supervisor.stop()
+        try:
+            platform.bring_up()
+            yield platform
+        finally:
+            platform.supervisor.stop()
         assert platform.processes() == []
 
 
@@ -167,8 +172,8 @@ def test_a_program_that_was_given_up_is_tried_again_until_it_works(kept: Kept) -
     switch = kept.folder / "crash-2"
     switch.touch()
     argv = (sys.executable, "-S", str(REPLICA), "%(process_num)d")
-    kept.supervisor.put([Program("late", argv, environment, first_number=PORT + 5, start_s=1.0)])
-    until(lambda: kept.happened("late", "failed"), 40)
+    kept.supervisor.put([Program("late", argv, environment, first_number=PORT + 5, start_s=10.0)])
+    until(lambda: kept.happened("late", "failed"), 60)
     switch.unlink()
     until(lambda: listening([PORT + 5]), 40)
 

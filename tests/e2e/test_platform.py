@@ -81,7 +81,9 @@ def test_the_ui_shows_the_graph_with_sensors_and_schedules_on(platform: Command)
     url = platform.json("status")["urls"]["dagster"]
     with urllib.request.urlopen(url, timeout=10) as page:
         assert page.status == 200
-    query = "{workspaceOrError{...on Workspace{locationEntries{locationOrLoadError{...on RepositoryLocation{repositories{sensors{name sensorState{status}} schedules{name scheduleState{status}}}}}}}}}"
+    query = """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
+        ... on RepositoryLocation {
+        repositories { sensors { sensorState { status } } schedules { scheduleState { status } } } } } } } } }"""
     request = urllib.request.Request(
         f"{url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
@@ -109,8 +111,9 @@ def test_the_conversation_answers_with_sources(platform: Command) -> None:
 
 @pytest.mark.parametrize(
     "victim",
-    ["billing-blue", "router", "redis", "postgres", "mongodb", "scylladb", "operations-db", "dagster-daemon", "dagster-webserver", "dagster-code", "keeper", "supervisord"],
-)  # fmt: skip
+    "billing-blue router redis postgres mongodb scylladb operations-db "
+    "dagster-daemon dagster-webserver dagster-code keeper supervisord".split(),
+)
 def test_whatever_is_killed_comes_back_by_itself(platform: Command, victim: str) -> None:
     state = locate_state(ENVIRONMENT, platform.state)
     offset = state.events.stat().st_size if state.events.exists() else 0

@@ -135,7 +135,7 @@ def test_a_file_that_is_no_fault_breaks_no_service_and_is_named_to_people(
     store.inject("billing", "1.0", unready=True)
     (tmp_path / "faults" / "broken.json").write_text("{")
     assert start().now().unready
-    with pytest.raises(UnreadableFault, match="broken.json"):
+    with pytest.raises(UnreadableFault, match=r"broken\.json"):
         store.list()
     store.clear()
     assert store.list() == ()
@@ -194,9 +194,7 @@ def test_names_that_could_be_paths_are_refused(store: FaultStore, service: str, 
         store.inject(service, version, unready=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("10s", 10), ("0s", 0), ("500 ms", 0.5), ("2min", 120), ("1.5 h", 5400)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("10s", 10), ("0s", 0), ("500 ms", 0.5), ("2min", 120), ("1.5 h", 5400)])
 def test_times_are_read(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.unit
 
 VECTORS = WordVectors()
 NAPS = Passage(
-    "napping", "Napping without spoiling the night", "Keep naps short. Finish before mid-afternoon. Do not nap at 8 p.m."
+    "napping",
+    "Napping without spoiling the night",
+    "Keep naps short. Finish before mid-afternoon. Do not nap at 8 p.m.",
 )
 BED = Passage("bed", "When you lie awake", "Get up when you lie awake.\nGo back to bed when you feel sleepy.")
 TABLETS = Passage("tablets", "Remembering tablets", "Keep tablets beside your toothbrush. Set an alarm each morning.")
@@ -35,7 +37,9 @@ def similarities(question: str, texts: Sequence[str]) -> Sequence[float]:
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200)
 prose = st.lists(
-    st.sampled_from(["Sleep", "is", "short", "naps", "help", "8", "p.m.", "Dr.", "Smith", "says", "yes!", "\n", "(really?)"]),
+    st.sampled_from(
+        ["Sleep", "is", "short", "naps", "help", "8", "p.m.", "Dr.", "Smith", "says", "yes!", "\n", "(really?)"]
+    ),
     max_size=40,
 ).map(" ".join)
 passages = st.lists(
@@ -68,7 +72,9 @@ def test_a_question_that_the_passages_answer_is_answered_with_its_source() -> No
     assert "Get up when you lie awake." in answer.sentences
 
 
-@pytest.mark.parametrize("question", ["Who won the world cup in 1998?", "How do I change a flat tyre?", "", "the of and"])
+@pytest.mark.parametrize(
+    "question", ["Who won the world cup in 1998?", "How do I change a flat tyre?", "", "the of and"]
+)
 def test_a_question_about_something_else_is_not_answered(question: str) -> None:
     assert not compose(question, [BED, NAPS, TABLETS], 0.7, similarities).known
 

@@ -142,6 +142,11 @@ class EmbeddedCassandra:
         java()
         cassandra_jars.ensure_jars(self.cache, progress)
 
+    def missing(self) -> str:
+        java()
+        present = cassandra_jars.jars_folder(self.cache).exists()
+        return "" if present else "Cassandra's jars are fetched once, 57 MB"
+
     def prepare(self) -> None:
         me = invoking_user()
         for folder in (self.data, self.data / "conf", self.data / "tmp", self.data / "store"):

@@ -6,6 +6,7 @@ it cannot do that MongoDB can, which the adapter finds out by asking it.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,13 @@ class EmbeddedFerretDB:
 
     def acquire(self, progress: Progress) -> None:
         ferretdb_build.ensure_program(self.cache, progress)
+
+    def missing(self) -> str:
+        if ferretdb_build.program_path(self.cache).exists():
+            return ""
+        with tempfile.TemporaryDirectory() as scratch:
+            ferretdb_build.find_go(Path(scratch))
+        return "FerretDB is built once, about a minute on 2 cores"
 
     def prepare(self) -> None:
         me = invoking_user()

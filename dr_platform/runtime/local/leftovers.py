@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 STATE_MARK = "DRP_STATE_ROOT"
 JOB_MARK = "DRP_JOB"
+
+_KILL_S = 5.0
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,9 @@ def has_argument(pid: int, argument: str) -> bool:
 
 def kill(known: KnownProcess) -> None:
     """End it at once, and wait until it is gone."""
-    import psutil
-
     if (process := _same(known)) is not None:
         _signal(process, signal.SIGKILL)
-        with contextlib.suppress(psutil.Error):
-            process.wait(5.0)
+        _await_ends([process], _KILL_S)
 
 
 def find_leftovers(state: StateDirectory, known: Iterable[KnownProcess], socket: Path) -> list[psutil.Process]:
@@ -110,17 +111,32 @@ def find_leftovers(state: StateDirectory, known: Iterable[KnownProcess], socket:
 def end(processes: list[psutil.Process], signals: Mapping[int, str], grace_s: float = 8.0) -> list[psutil.Process]:
     """Ask with each pid's own signal (TERM where none is named), wait at most ``grace_s``, KILL;
     returns those that even that did not end."""
-    import psutil
-
     for process in processes:
         _signal(process, signal.Signals[f"SIG{signals.get(process.pid, 'TERM')}"])
         # A stopped process takes no TERM until it goes on.
         _signal(process, signal.SIGCONT)
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    for process in alive:
+    for process in _await_ends(processes, grace_s):
         _signal(process, signal.SIGKILL)
-    _, alive = psutil.wait_procs(alive, timeout=5.0)
-    return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return _await_ends(processes, _KILL_S)
+
+
+def _await_ends(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still run after that time. One that has ended may stay in the table until its
+    parent collects it, which in some containers nobody does."""
+    deadline = time.monotonic() + timeout_s
+    alive = processes
+    while (alive := [process for process in alive if _alive(process)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return alive
+
+
+def _alive(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -49,6 +49,8 @@ from dr_platform.state import StateDirectory
 _PROBE_S = 1.0
 _SETTLE_S = 3.0
 """The router checks each replica every second; so long it may lag behind what a probe finds."""
+_START_S = 5.0
+"""An end after this time is restarted for ever; a busy machine takes seconds to reach a crash at the start."""
 _SURGE_S = 60.0
 _WORKERS_S = 0.05
 _DRAIN_POLL_S = 0.02
@@ -327,6 +329,7 @@ class LocalRuntime:
                 launch.environment,
                 launch.directory,
                 first_number=port,
+                start_s=_START_S,
                 stop_s=workload.service.drain + 2.0,
             )
             for port in ports
