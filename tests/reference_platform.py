@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,18 +218,27 @@ def fleet() -> Iterator[Fleet]:
 @contextlib.contextmanager
 def databases(made: Fleet, names: Collection[str], knowledge: Collection[str] = ()) -> Iterator[None]:
     """Real servers for these databases of the catalog, with their schema, and knowledge sets in them."""
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            stack.enter_context(_server(made, name))
-        for name in names:
-            _apply_schema(made, name)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: _start_server(made, name, started), names))
         for name in knowledge:
             _seed(made, name)
         yield
+    finally:
+        made.stop()
+        # Nothing of it is kept, so that a server that takes its time is killed.
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-@contextlib.contextmanager
-def _server(made: Fleet, name: str) -> Iterator[None]:
+def _start_server(made: Fleet, name: str, started: list[subprocess.Popen[bytes]]) -> None:
     server = embedded_server(made.catalog.databases[name], made.state, made.secrets)
     server.acquire(print)
     server.prepare()
@@ -241,16 +251,9 @@ def _server(made: Fleet, name: str) -> Iterator[None]:
             stdout=log,
             stderr=log,
         )
-    try:
-        server.initialise(90)
-        yield
-    finally:
-        process.send_signal(getattr(signal, f"SIG{program.stop_signal}"))
-        try:
-            process.wait(program.stop_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    started.append(process)
+    server.initialise(90)
+    _apply_schema(made, name)
 
 
 def _apply_schema(made: Fleet, name: str) -> None:

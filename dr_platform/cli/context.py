@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -15,8 +15,16 @@ from dr_platform.platform import Platform
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
-console = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+PIPED_WIDTH = 180
+"""Columns of tables that nobody sees on a terminal: nothing is cut."""
+
+
+def _width(stream: TextIO) -> int | None:
+    return None if stream.isatty() else PIPED_WIDTH
+
+
+console = Console(highlight=False, width=_width(sys.stdout))
+messages = Console(stderr=True, highlight=False, width=_width(sys.stderr))
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ def print_json(value: Any) -> None:
 
 def say(line: str) -> None:
     """A line of progress, on standard error so that output can be piped."""
-    messages.print(line, markup=False)
+    messages.print(line, markup=False, soft_wrap=True)
 
 
 def mark(good: bool | None) -> str:

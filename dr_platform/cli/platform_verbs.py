@@ -40,7 +40,7 @@ def up(context: typer.Context, as_json: JsonOption = False) -> None:
     else:
         show_status(platform)
         console.print(f"up in {platform.clock.monotonic() - started:.0f} s; run {status.urls['dagster']}/runs/{run_id}")
-    if not result.succeeded:
+    if not result.succeeded or result.failed:
         raise RunFailed(run_id, result.failures, status.urls["dagster"])
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Generator
 from typing import Any
 
 from dr_platform.errors import PlatformError
@@ -17,6 +18,8 @@ from dr_platform.reference_service.cipher import Place
 from dr_platform.reference_service.replica import Replica
 
 MEMORY_ENTRIES = 512
+PAUSE_S = 5.0
+"""After Redis did not answer it is left alone for so long: one request waits for it, not every one."""
 MEMORY_S = 60.0
 """Shorter than Redis' expiry: replicas see each other's changes after this long."""
 
@@ -31,6 +34,7 @@ class Cache:
         self._lock = threading.Lock()
         self._memory: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._hits = self._asked = 0
+        self._redis_from = float("-inf")
         self._redis: Any = next((s for s in replica.stores.values() if s.entry.engine == "redis"), None)
         replica.telemetry.gauge("drp_cache_hit_ratio", self.hit_ratio, cache=area)
 
@@ -43,7 +47,7 @@ class Cache:
         self._asked += 1
         text = self._from_memory(name)
         self._count("memory", found=text is not None)
-        if text is None and self._redis is not None:
+        if text is None and self._redis_is_asked():
             text = self._from_redis(name)
             self._count("redis", found=text is not None)
             if text is not None:
@@ -56,10 +60,9 @@ class Cache:
     def put(self, key: str, value: Any) -> None:
         name, text = self._name(key), json.dumps(value)
         self._remember(name, text)
-        if self._redis is None:
-            return
-        with contextlib.suppress(PlatformError), self._redis.client() as client:
-            client.set(name, self._replica.cipher.encrypt(text, self._place(name)), ex=self._ttl_s)
+        if self._redis_is_asked():
+            with self._forgiven(), self._redis.client() as client:
+                client.set(name, self._replica.cipher.encrypt(text, self._place(name)), ex=self._ttl_s)
 
     def _name(self, key: str) -> str:
         return f"cache:{self._area}:{self._replica.cipher.blind_index(key, f'cache/{self._area}').hex()}"
@@ -83,11 +86,21 @@ class Cache:
                 self._memory.popitem(last=False)
 
     def _from_redis(self, name: str) -> str | None:
-        with contextlib.suppress(PlatformError):
+        with self._forgiven():
             with self._redis.client() as client:
                 sealed = client.get(name)
             return self._replica.cipher.decrypt(sealed, self._place(name)) if sealed else None
         return None
+
+    def _redis_is_asked(self) -> bool:
+        return self._redis is not None and self._replica.clock.monotonic() >= self._redis_from
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Generator[None]:
+        try:
+            yield
+        except PlatformError:
+            self._redis_from = self._replica.clock.monotonic() + PAUSE_S
 
     def _count(self, tier: str, *, found: bool) -> None:
         name = "drp_cache_hits_total" if found else "drp_cache_misses_total"

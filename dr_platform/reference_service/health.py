@@ -42,13 +42,16 @@ class Health:
         self._others: dict[str, Look] = {}
 
     def _database_look(self, store: Store) -> Look:
-        def look() -> None:
+        def look() -> float:
             name = store.entry.name
-            if name not in self._complete and (wanted := self._tables.get(name, ())):
-                if missing := store.missing(wanted):
+            if name not in self._complete:
+                store.ping()  # opens the connection, which is no part of the latency
+                if (wanted := self._tables.get(name, ())) and (missing := store.missing(wanted)):
                     raise Reason(f"missing: {', '.join(missing)}")
                 self._complete.add(name)
+            began = self._replica.clock.monotonic()
             store.ping()
+            return (self._replica.clock.monotonic() - began) * 1000
 
         return self._look(look, DATABASE_LOOK_S)
 
@@ -124,7 +127,7 @@ class Health:
             if name not in self._databases and name not in self._others:
                 store = open_store(entry, replica.secrets, 1)
                 replica.stores_beside.append(store)
-                self._others[name] = self._look(store.ping, DATABASE_LOOK_S)
+                self._others[name] = self._database_look(store)
         found = {}
         for name, look in sorted({**self._databases, **self._others}.items()):
             seen = look.settled(WAIT_S)

@@ -41,11 +41,12 @@ def every(good_s: float, bad_s: float) -> Refresh:
 
 class Look:
     """One thing that is looked at. ``look`` returns when it is good and raises when it is not; the
-    text of a ``Reason`` is shown, of any other exception its type alone."""
+    text of a ``Reason`` is shown, of any other exception its type alone. It may return milliseconds
+    that count as its latency in place of its whole time."""
 
     def __init__(
         self,
-        look: Callable[[], None],
+        look: Callable[[], float | None],
         refresh: Refresh,
         *,
         clock: Clock,
@@ -100,8 +101,9 @@ class Look:
     def _run(self) -> None:
         began = self._clock.monotonic()
         try:
-            self._look()
-            seen = Seen(True, latency_ms=(self._clock.monotonic() - began) * 1000)
+            measured = self._look()
+            whole = (self._clock.monotonic() - began) * 1000
+            seen = Seen(True, latency_ms=whole if measured is None else measured)
         except Reason as exc:
             seen = Seen(False, str(exc))
         except PlatformError as exc:  # expected failures name their reason without quoting data

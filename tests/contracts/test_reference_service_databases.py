@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dr_platform.catalog import Engine, Role
 from dr_platform.clock import SystemClock
-from dr_platform.databases.embedded import embedded_server
 from dr_platform.identity import new_id
 from dr_platform.reference_service.client import ServiceClient
 from dr_platform.reference_service.peers import PeerRefused
@@ -419,34 +420,46 @@ def test_equal_seeds_send_the_same(platform: Platform) -> None:
     assert first_requests() == first_requests()
 
 
-def test_a_database_that_stops_answering_makes_unready_whoever_needs_it_and_comes_back(platform: Platform) -> None:
-    redis = next(d for d in platform.fleet.catalog.databases.values() if d.engine is Engine.REDIS)
-    needing = [n for n, s in platform.fleet.catalog.services.items() if redis.name in s.needs.databases]
-    other = keeper_of_records(platform, Engine.POSTGRESQL)
-    pid = server_pid(platform, redis.name)
-    os.kill(pid, signal.SIGSTOP)
-    try:
+@pytest.mark.parametrize("engine", [Engine.REDIS, Engine.POSTGRESQL])
+def test_a_database_that_stands_still_makes_unready_whoever_needs_it_and_comes_back(
+    platform: Platform, engine: Engine
+) -> None:
+    stopped = next(d.name for d in platform.fleet.catalog.databases.values() if d.engine is engine)
+    services = platform.fleet.catalog.services
+    needing = [name for name, service in services.items() if stopped in service.needs.databases]
+    with standing_still(platform, stopped):
         for name in needing:
-            until(f"{name} is unready", lambda n=name: platform.replicas[n].ask("/health/ready").status == 503, 20)
+            until(f"{name} is unready", lambda n=name: platform.replicas[n].ask("/health/ready").status == 503, 30)
         body = platform.replicas[needing[0]].ask("/health").body
         assert body["status"] == "unhealthy"
-        assert body["dependencies"][redis.name] == "unhealthy"
-        assert other.ask("/health/ready").status == 200
-        # Search works without its cache for whoever still reaches it.
-        assert platform.client.search("How do I fall asleep?", 2)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+        assert body["dependencies"][stopped] == "unhealthy"
+        for name in set(services) - set(needing):
+            assert platform.replicas[name].ask("/health/ready").status == 200, name
+        if engine is Engine.REDIS:  # search works without its cache for whoever still reaches it
+            assert platform.client.search("How do I fall asleep?", 2)
+        else:  # and ends with an answer where it cannot work
+            wanted = {"question": new_id("q")}
+            assert platform.ask(Role.SEARCH, "/search", wanted, "search:use").status == 503
     until("all are well again", lambda: not unwell(platform), 60)
 
 
-def server_pid(platform: Platform, name: str) -> int:
-    import psutil
+@contextlib.contextmanager
+def standing_still(platform: Platform, name: str) -> Iterator[None]:
+    """Every process of the server stops: its sockets accept, and nobody answers."""
+    server = psutil.Process(server_pid(platform, name))
+    family = [server, *server.children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
-    port = (
-        embedded_server(platform.fleet.catalog.databases[name], platform.fleet.state, platform.fleet.secrets)
-        .endpoint()
-        .port
-    )
+
+def server_pid(platform: Platform, name: str) -> int:
+    port = platform.fleet.catalog.databases[name].port
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             return connection.pid

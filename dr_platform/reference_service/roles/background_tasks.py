@@ -26,7 +26,8 @@ KEPT_S = 7 * 86_400
 """Everything on this server expires; a week is longer than any task waits."""
 MOST_WAITING = 10_000
 ATTEMPTS = 3
-_BLOCK_S = 2
+_BLOCK_S = 1
+"""Shorter than a connection waits for any answer."""
 _RETRY_S = 1.0
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Collection, Generator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dr_platform.reference_service.stores.port import CONNECT_S, LOOPBACK, QUERY_S, StoreUnavailable, read_login
@@ -64,7 +65,7 @@ class PostgresStore:
 
         login = read_login(self.entry.name, self._secrets)
         try:
-            return psycopg.connect(
+            return _bounded().connect(
                 host=LOOPBACK,
                 port=self.entry.port,
                 dbname=self.entry.database,
@@ -111,6 +112,20 @@ class PostgresStore:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
+
+
+@cache
+def _bounded() -> type[psycopg.Connection[Any]]:
+    """Connections on which nobody waits for ever for an answer, also where the server stands still
+    and its kernel goes on accepting what is sent. A class made on use, because of the import."""
+    import psycopg
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            # Longer than the server's own limit, which leaves the connection usable.
+            return super().wait(gen, interval, QUERY_S + 0.5 if timeout is None else timeout)
+
+    return BoundedConnection
 
 
 def _canary_id(name: str) -> uuid.UUID:

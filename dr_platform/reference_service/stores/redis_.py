@@ -7,7 +7,7 @@ from collections.abc import Collection, Generator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from dr_platform.reference_service.stores.port import CONNECT_S, LOOPBACK, QUERY_S, StoreUnavailable, read_login
+from dr_platform.reference_service.stores.port import LOOPBACK, StoreUnavailable, read_login
 from dr_platform.reference_service.topology import DatabaseEntry
 from dr_platform.secrets.port import SecretStore
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import redis
 
 CANARY_S = 86_400
+ANSWER_S = 1.5
+"""This server answers in less than a millisecond; a request must not wait for a cache that hangs."""
 
 
 class RedisStore:
@@ -35,12 +37,13 @@ class RedisStore:
             port=self.entry.port,
             username=login.username,
             password=login.password,
-            socket_connect_timeout=CONNECT_S,
-            socket_timeout=QUERY_S,
+            socket_connect_timeout=ANSWER_S,
+            socket_timeout=ANSWER_S,
             max_connections=self._max_connections,
-            timeout=QUERY_S,
+            timeout=ANSWER_S,
             # One more attempt at once: a kept connection may have been closed by a restarted server.
-            retry=Retry(NoBackoff(), 1),
+            # A server that does not answer is not asked twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             client_name="reference-service",
         )
         return redis.Redis(connection_pool=pool)

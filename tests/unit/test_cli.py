@@ -1,0 +1,108 @@
+"""Guards the command as a person meets it: help, documents, messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dr_platform.cli.app import app
+from tests.catalogs import shipped_copy
+from tests.e2e.platform_process import clean_environment
+
+pytestmark = pytest.mark.unit
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+def verbs(group: typer.Typer = app, prefix: str = "drp") -> Iterator[tuple[str, str | None]]:
+    """Every verb with the text that `--help` shows for it."""
+    for command in group.registered_commands:
+        callback = command.callback
+        assert callback is not None
+        yield f"{prefix} {command.name or callback.__name__.replace('_', '-')}", callback.__doc__
+    for sub in group.registered_groups:
+        assert sub.typer_instance is not None
+        yield from verbs(sub.typer_instance, f"{prefix} {sub.name}")
+
+
+def drp(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "dr_platform.cli", "--state", str(state), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=clean_environment(), timeout=60)
+
+
+@pytest.mark.parametrize(("verb", "text"), list(verbs()))
+def test_every_verb_has_help_and_stands_in_the_document(verb: str, text: str | None) -> None:
+    assert text, f"{verb} is missing its help"
+    assert f"`{verb}" in DOCUMENT
+
+
+def test_the_document_names_no_verb_that_does_not_exist() -> None:
+    named = set(re.findall(r"^\| `(drp [a-z]+(?: [a-z]+)?)", DOCUMENT, re.MULTILINE))
+    assert named == {verb for verb, _ in verbs()}
+
+
+def test_wrong_catalogs_are_refused_with_every_fault_and_without_a_traceback(tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    (root / "services" / "billing.yaml").write_text("name: billing\nport: 8090\nsurprise: 1\n")
+    done = drp("--catalog", str(root), "up", state=tmp_path / "state")
+    assert done.returncode == 2
+    assert "services/billing.yaml" in done.stderr
+    assert "surprise" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_faults_are_json_when_asked_for(tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    (root / "databases" / "redis" / "database.yaml").write_text("")
+    done = CliRunner().invoke(app, ["--catalog", str(root), "catalog", "validate", "--json"])
+    assert done.exit_code == 2
+    faults = json.loads(done.stdout)
+    assert {"file", "field", "problem", "remedy"} <= set(faults[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        pytest.param(["--env", "moon", "status"], 2, "no such environment", id="unknown environment"),
+        pytest.param(["--env", "staging", "up"], 2, "--runtime local", id="an environment of another runtime"),
+        pytest.param(["--catalog", "/nowhere", "status"], 2, "no catalog", id="no catalog"),
+        pytest.param(["--env", "production", "--runtime", "local", "materialize", "services"], 3, "drp up", id="nothing runs"),
+        pytest.param(["seed", "nonsense"], 2, "no such knowledge set", id="unknown set"),
+        pytest.param(["fault", "inject", "nobody", "--version", "1", "--unready"], 2, "no such service", id="unknown service"),
+        pytest.param(["catalog", "schema", "planet"], 2, "choose one of", id="unknown kind"),
+    ],
+)  # fmt: skip
+def test_a_users_mistake_ends_in_a_message_with_the_remedy(
+    words: list[str], code: int, told: str, tmp_path: Path
+) -> None:
+    done = drp(*words, state=tmp_path / "state")
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Untouched:" in done.stderr
+    assert "Next:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_of_a_platform_that_does_not_run_is_an_answer(tmp_path: Path) -> None:
+    done = drp("--env", "production", "--runtime", "local", "status", "--json", state=tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert status["environment"] == "production"
+    assert not any(service["healthy"] for service in status["services"])
+
+
+def test_reset_does_nothing_without_the_right_word(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (state / "local").mkdir(parents=True)
+    done = CliRunner().invoke(app, ["--state", str(state), "reset"], input="yes\n")
+    assert done.exit_code == 2
+    assert (state / "local").exists()
