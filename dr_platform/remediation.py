@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dr_platform.catalog import Catalog
+from dr_platform.catalog.models import Remediation
 from dr_platform.operations.budgets import Spent
 
 Target = tuple[str, str]
@@ -30,15 +31,28 @@ class Policy:
     end of the attempt before.
     """
 
-    attempts: int = 3
-    failing_for: timedelta = timedelta(seconds=12)
+    attempts: int
+    failing_for: timedelta
     """Bridges a process that its supervisor is starting anew already."""
-    database_failing_for: timedelta = timedelta(seconds=40)
+    database_failing_for: timedelta
     """The slowest engine answers 25 s after its process was started, measured on two busy cores."""
-    first_pause: timedelta = timedelta(seconds=10)
-    well_for: timedelta = timedelta(seconds=60)
-    window: timedelta = timedelta(hours=1)
-    attempts_in_window: int = 9
+    first_pause: timedelta
+    well_for: timedelta
+    window: timedelta
+    attempts_in_window: int
+
+    @classmethod
+    def of(cls, wanted: Remediation) -> Policy:
+        """The policy that a catalog's environment states."""
+        return cls(
+            attempts=wanted.attempts,
+            failing_for=timedelta(seconds=wanted.failing_for),
+            database_failing_for=timedelta(seconds=wanted.database_failing_for),
+            first_pause=timedelta(seconds=wanted.first_pause),
+            well_for=timedelta(seconds=wanted.well_for),
+            window=timedelta(seconds=wanted.window),
+            attempts_in_window=wanted.attempts_in_window,
+        )
 
     def patience(self, target: Target) -> timedelta:
         """How long a target must have been failing before anything is tried."""

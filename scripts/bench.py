@@ -106,12 +106,15 @@ def main() -> None:
     definitions = definitions_table()
     print("Platform", flush=True)
     whole = platform_table()
+    made = (
+        f"Made by `make bench` on {os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, "
+        f"load average {os.getloadavg()[1]:.1f} at the end. Absolute times are this machine's."
+    )
     text = "\n".join(
         [
             "# Benchmarks",
             "",
-            f"Made by `make bench` on {os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, "
-            f"load average {os.getloadavg()[1]:.1f} at the end. Absolute times are this machine's.",
+            made,
             "",
             "## A platform of 22 services and 4 databases on one machine",
             "",

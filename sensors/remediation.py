@@ -11,7 +11,7 @@ from dr_platform.resources import History, attempt_request, conditions_of, escal
 
 
 def remediation_sensor(platform: Platform, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    targets, policy = remediable(platform.catalog), Policy()
+    targets, policy = remediable(platform.catalog), Policy.of(platform.environment.remediation)
     watched = [look for look in looks(platform) if look.asset in targets]
 
     @dg.sensor(

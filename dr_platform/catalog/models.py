@@ -286,6 +286,18 @@ class Approvals(Model):
     valid_for: Duration = Field(default=86400.0, description="an approval counts this long")
 
 
+class Remediation(Model):
+    """How much is tried for something unhealthy before a person is called."""
+
+    attempts: int = Field(default=3, ge=1, le=10, description="materialisations before a person is called")
+    failing_for: Duration = Field(default=12.0, description="unhealthy this long before anything is tried")
+    database_failing_for: Duration = Field(default=40.0, description="the same for databases, which start slowly")
+    first_pause: Duration = Field(default=10.0, description="after the first attempt; doubles with each further one")
+    well_for: Duration = Field(default=60.0, description="healthy this long gives the whole budget back")
+    window: Duration = Field(default=3600.0, description="what is well and ill in turn is counted over this time")
+    attempts_in_window: int = Field(default=9, ge=1, le=100, description="attempts within the window")
+
+
 class Windows(Model):
     """When risky work is wanted, and when nothing may change."""
 
@@ -386,6 +398,7 @@ class Environment(Model):
     cluster: Cluster | None = Field(default=None, description="the Kubernetes cluster it runs in")
     settings: Settings = Field(default_factory=dict, description="handed to every service")
     services: dict[Name, ServiceOverride] = Field(default_factory=dict, description="what it changes per service")
+    remediation: Remediation = Field(default=Remediation(), description="how unhealthy parts are mended")
     bake: Duration = Field(default=5.0, description="how long each step of a rollout is watched")
     look: Duration = Field(default=1.0, description="between two looks of the rollout controller")
     keep_previous: Duration = Field(default=60.0, description="the version before stays warm this long")

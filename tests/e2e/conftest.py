@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dr_platform.platform import find_catalog
-from tests.e2e.platform_process import Command
+from tests.e2e.platform_process import ATTEMPTS, ENVIRONMENT, Command
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,8 @@ def platform() -> Iterator[Command]:
     root = Path(tempfile.mkdtemp(prefix="drp-e2e-"))
     root.chmod(0o755)
     shutil.copytree(find_catalog(), root / "catalog")
+    with (root / "catalog" / "environments" / f"{ENVIRONMENT}.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"\nremediation: {{attempts: {ATTEMPTS}, failing_for: 5 s, first_pause: 3 s, well_for: 20 s}}\n")
     command = Command(root / "catalog", root / "state")
     try:
         command.ok("up", timeout_s=600)

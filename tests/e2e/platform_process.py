@@ -15,6 +15,9 @@ from typing import Any
 ENVIRONMENT = "integration"
 """Bound to the local runtime its ports do not meet those of a developer's own `make up`."""
 
+ATTEMPTS = 2
+"""How often the platform under test tries to mend something before it calls a person."""
+
 
 @dataclass
 class Command:
