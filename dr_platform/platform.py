@@ -89,7 +89,8 @@ def reference_digest() -> str:
     """The image digest on the local runtime: SHA-256 over the reference service's code."""
     package = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for source in sorted((package / "reference_service").rglob("*.py")):
+    beside = (package / "faults.py", package / "embedding.py")
+    for source in sorted([*(package / "reference_service").rglob("*.py"), *beside]):
         digest.update(source.read_bytes())
     return "sha256:" + digest.hexdigest()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from typing import TextIO
 
+from dr_platform.databases.console import execute
+from dr_platform.databases.port import ManagedDatabase
 from dr_platform.errors import PlatformError
 
 
-def converse(database: Any, source: TextIO, sink: TextIO) -> None:
+def converse(database: ManagedDatabase, source: TextIO, sink: TextIO) -> None:
     """Read statements until the input ends; a fault of one statement is shown and the prompt goes on."""
     interactive = source.isatty()
     info = database.server()
@@ -23,14 +25,14 @@ def converse(database: Any, source: TextIO, sink: TextIO) -> None:
             _answer(database, line.strip(), sink)
 
 
-def _answer(database: Any, statement: str, sink: TextIO) -> None:
+def _answer(database: ManagedDatabase, statement: str, sink: TextIO) -> None:
     try:
-        columns, rows = database.execute(statement)
+        table = execute(database, statement)
     except PlatformError as exc:
         sink.write(f"{exc.what}\n")
         return
-    if columns:
-        sink.write("\t".join(columns) + "\n")
-    for row in rows:
+    if table.columns:
+        sink.write("\t".join(table.columns) + "\n")
+    for row in table.rows:
         sink.write("\t".join("" if value is None else str(value) for value in row) + "\n")
-    sink.write(f"({len(rows)} rows)\n")
+    sink.write(f"({len(table.rows)} rows)\n")

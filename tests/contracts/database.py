@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dr_platform.catalog import Engine
+from dr_platform.databases import console
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import (
     AccessDenied,
@@ -65,6 +66,15 @@ def write_step(folder: Path, name: str, text: str) -> Path:
 
 def stored(applied: Any) -> list[tuple[str, str]]:
     return [(step.version, step.checksum) for step in applied]
+
+
+QUESTIONS = {
+    Engine.POSTGRESQL: "SELECT 1 AS one",
+    Engine.SCYLLADB: "SELECT release_version FROM system.local",
+    Engine.REDIS: "PING",
+    Engine.MONGODB: '{"ping": 1}',
+}
+"""One statement of each engine that is answered with one row."""
 
 
 class DatabaseContract:
@@ -372,6 +382,16 @@ class DatabaseContract:
             assert time.monotonic() - started < 15
         assert all(finding.passed is None for finding in findings)
         until(lambda: self.answers(db))
+
+    def test_a_statement_that_a_person_types_is_answered_with_a_table(self, db: Any) -> None:
+        table = console.execute(db, QUESTIONS[self.engine])
+        assert table.columns
+        assert len(table.rows) == 1
+
+    def test_a_wrong_statement_is_refused_in_words_and_the_connection_goes_on(self, db: Any) -> None:
+        with pytest.raises(console.StatementFailed):
+            console.execute(db, '{"nonsense": 1}')
+        assert console.execute(db, QUESTIONS[self.engine]).rows
 
     def test_closing_twice_is_no_error(self, server: Running, endpoint: Endpoint) -> None:
         db = self.connect(server, endpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dr_platform.catalog import load_catalog
+from dr_platform.catalog.models import Remediation
 from dr_platform.operations.budgets import Spent
 from dr_platform.platform import find_catalog
 from dr_platform.remediation import (
@@ -34,7 +36,7 @@ from dr_platform.remediation import (
 pytestmark = pytest.mark.unit
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-POLICY = Policy()
+POLICY = Policy.of(Remediation())
 SERVICE: Target = ("services", "any")
 DATABASE: Target = ("databases", "any")
 CATALOG = load_catalog(find_catalog())
@@ -269,7 +271,7 @@ def test_whatever_happens_an_episode_has_its_budget_and_at_most_one_call_which_e
 ) -> None:
     world = live(World(), looks)
     bounds = [NOW - timedelta(days=1), *world.clears, world.now + timedelta(days=1)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         attempts = [at for at in world.attempts if begin < at <= end]
         calls = [at for at in world.escalations if begin < at <= end]
         assert len(attempts) <= POLICY.attempts
