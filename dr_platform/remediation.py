@@ -110,25 +110,49 @@ class Trail:
 
 
 @dataclass(frozen=True)
+class Ground:
+    """Something that a target stands on; ``condition`` is ``None`` where nobody has looked yet."""
+
+    condition: Condition | None = None
+    trail: Trail = Trail()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is tried above: mended first, because it may be the whole trouble."""
+        if self.trail.under_way:
+            return "is being worked on"
+        return "is unhealthy" if self.condition is not None and self.condition.good is False else None
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When it last became what it is. An attempt that has just ended counts: the look that
+        follows it may not have been taken yet."""
+        times = (self.condition.since if self.condition else None, self.trail.ended_at)
+        return max((at for at in times if at is not None), default=None)
+
+
+@dataclass(frozen=True)
 class Situation:
-    """All that is known of one target. ``below`` is what it stands on, as far as it was looked at."""
+    """All that is known of one target and of what it stands on."""
 
     target: Target
     condition: Condition
     spent: Spent
     trail: Trail = Trail()
-    below: Mapping[Target, Condition] = field(default_factory=dict)
+    below: Mapping[Target, Ground] = field(default_factory=dict)
 
     @property
-    def cause(self) -> Target | None:
-        """Something ill that the target stands on: mended first, because it may be the whole trouble."""
-        return next((target for target, condition in self.below.items() if condition.good is False), None)
+    def cause(self) -> str | None:
+        """The first trouble below, in words."""
+        troubles = ((target, ground.trouble) for target, ground in self.below.items())
+        return next((f"stands on {'/'.join(target)}, which {why}" for target, why in troubles if why), None)
 
     @property
     def failing_on_firm_ground_since(self) -> datetime:
         """Since when it fails although nothing below does: what stood on something ill needs a
         moment to notice that it is well again."""
-        return max([self.condition.since, *(c.since for c in self.below.values() if c.good)])
+        changes = (ground.changed_at for ground in self.below.values())
+        return max([self.condition.since, *(at for at in changes if at is not None)])
 
 
 def decide(situation: Situation, now: datetime, policy: Policy) -> Action:
@@ -143,7 +167,7 @@ def decide(situation: Situation, now: datetime, policy: Policy) -> Action:
     if spent.escalated_at is not None:
         return Leave("a person was called")
     if situation.cause is not None:
-        return Leave(f"stands on {'/'.join(situation.cause)}, which is unhealthy")
+        return Leave(situation.cause)
     if now - situation.failing_on_firm_ground_since < policy.patience(situation.target):
         return Leave("may be starting")
     return _when_ill(situation, now, policy)
@@ -202,7 +226,7 @@ def situations(
             conditions[target],
             spent,
             trails.get(target, Trail()),
-            {b: conditions[b] for b in below(catalog, target) if b in conditions},
+            {b: Ground(conditions.get(b), trails.get(b, Trail())) for b in below(catalog, target)},
         )
         for target, spent in budgets.items()
     }

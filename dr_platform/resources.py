@@ -161,12 +161,14 @@ def conditions_of(written: Mapping[CheckName, Written]) -> dict[Target, Conditio
 
 
 def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
-    """Remove ended runs with their events, at most ``PURGE_BATCH``; returns how many. Runs that may
-    still be working are never removed; what is left is removed by the next call."""
+    """Remove ended runs with their events and output, at most ``PURGE_BATCH``; returns how many. Runs
+    that may still be working are never removed; what is left is removed by the next call."""
     ended = dg.RunsFilter(statuses=ENDED, created_before=older_than)
     records = instance.get_run_records(filters=ended, limit=PURGE_BATCH, ascending=True)
     for record in records:
-        instance.delete_run(record.dagster_run.run_id)
+        run_id = record.dagster_run.run_id
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        instance.delete_run(run_id)
     return len(records)
 
 

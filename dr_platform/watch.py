@@ -24,6 +24,8 @@ SENSOR_BUDGET_S = 8.0
 RUN_BUDGET_S = 120.0
 """Measured: all checks of a whole platform take 10 s on two cores."""
 SIDE_BY_SIDE = 12
+COSTLY_AT_ONCE = 4
+"""The rest has its turn at the next ticks, so that each ends within the sensor's time."""
 CADENCED_LAYERS = frozenset({"infrastructure", "databases", "services"})
 COSTLY = frozenset({("infrastructure", "state"), ("services", "fleet")})
 """Left to the hourly schedule: one walks the whole evidence chain, the other repeats its parts."""
@@ -55,14 +57,14 @@ class Written:
 def due(looks: Iterable[Look], written: Mapping[CheckName, Written]) -> list[Look]:
     """What a sensor looks at now, health first: what is cheap, and what a run left without an
     answer. What a run is about to answer is left to it: an entry of ours would hide the run's own."""
-    chosen = []
-    for look in looks:
-        before = written.get(name_of(look))
-        if before is not None and before.promised:
-            continue
-        if is_cadenced(look) or (before is not None and before.broken):
-            chosen.append(look)
-    return sorted(chosen, key=lambda look: look.check != "healthy")
+    free = [look for look in looks if (known := written.get(name_of(look))) is None or not known.promised]
+    cheap = [look for look in free if is_cadenced(look)]
+    costly = [look for look in free if not is_cadenced(look) and _is_broken(written.get(name_of(look)))]
+    return sorted([*cheap, *costly[:COSTLY_AT_ONCE]], key=lambda look: look.check != "healthy")
+
+
+def _is_broken(entry: Written | None) -> bool:
+    return entry is not None and entry.broken
 
 
 def look_at_all(looks: Iterable[Look], clock: Clock, within_s: float) -> list[Looked]:

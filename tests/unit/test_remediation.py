@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +22,7 @@ from dr_platform.remediation import (
     Clear,
     Condition,
     Escalate,
+    Ground,
     Leave,
     Policy,
     Situation,
@@ -66,10 +67,10 @@ def situation(
     condition: Condition,
     budget: Spent = UNSPENT,
     trail: Trail = Trail(),  # noqa: B008 - frozen
-    below: Mapping[Target, Condition] | None = None,
+    below: Ground | None = None,
     target: Target = SERVICE,
 ) -> Situation:
-    return Situation(target, condition, budget, trail, below or {})
+    return Situation(target, condition, budget, trail, {DATABASE: below} if below else {})
 
 
 @pytest.mark.parametrize(
@@ -86,17 +87,28 @@ def situation(
             situation(ill(99), trail=Trail(under_way=True)), Leave("a run is working on it"), id="one run at a time"
         ),
         pytest.param(
-            situation(ill(99), below={DATABASE: ill(1)}),
+            situation(ill(99), below=Ground(ill(1))),
             Leave("stands on databases/any, which is unhealthy"),
             id="root cause first",
         ),
         pytest.param(
-            situation(ill(99), below={DATABASE: Condition(None, ago(99))}), Attempt(1), id="blind below is no cause"
+            situation(ill(99), below=Ground(Condition(None, ago(99)))), Attempt(1), id="blind below is no cause"
         ),
         pytest.param(
-            situation(ill(99), below={DATABASE: well(5)}), Leave("may be starting"), id="time to notice a mended cause"
+            situation(ill(99), below=Ground(well(5))), Leave("may be starting"), id="time to notice a mended cause"
         ),
-        pytest.param(situation(ill(99), below={DATABASE: well(12)}), Attempt(1), id="noticed nothing after that time"),
+        pytest.param(situation(ill(99), below=Ground(well(12))), Attempt(1), id="noticed nothing after that time"),
+        pytest.param(
+            situation(ill(99), below=Ground(None, Trail(under_way=True))),
+            Leave("stands on databases/any, which is being worked on"),
+            id="a cause under repair is a cause, although its check has no answer yet",
+        ),
+        pytest.param(
+            situation(ill(99), below=Ground(None, Trail(ended_at=ago(11)))),
+            Leave("may be starting"),
+            id="a repair that has just ended was not looked at yet",
+        ),
+        pytest.param(situation(ill(99), below=Ground()), Attempt(1), id="ground that nobody looks at is no cause"),
         pytest.param(
             situation(ill(99), spent(1, 30), Trail(ended_at=ago(9), recent=1)),
             Leave("attempt 1 has time to work"),
@@ -156,7 +168,7 @@ def test_only_targets_with_a_budget_are_decided_about_but_all_conditions_count_a
     conditions = {target: ill(99), database: ill(99)}
     found = situations(CATALOG, conditions, {target: UNSPENT}, {})
     assert set(found) == {target}
-    assert found[target].cause == database
+    assert found[target].cause == f"stands on databases/{database[1]}, which is unhealthy"
 
 
 @dataclass

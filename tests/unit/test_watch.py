@@ -12,7 +12,7 @@ import pytest
 from dr_platform.clock import SystemClock
 from dr_platform.health import Look
 from dr_platform.verdict import Verdict
-from dr_platform.watch import REPEAT, Written, due, is_cadenced, look_at_all, name_of, worth_writing
+from dr_platform.watch import COSTLY_AT_ONCE, REPEAT, Written, due, is_cadenced, look_at_all, name_of, worth_writing
 
 pytestmark = pytest.mark.unit
 
@@ -54,6 +54,17 @@ def test_what_a_run_promised_and_did_not_answer_is_looked_at_even_if_it_is_costl
     costly = look("schema")
     assert due([costly], {name_of(costly): Written(True, NOW)}) == []
     assert due([costly], {name_of(costly): Written(None, NOW, broken=True)}) == [costly]
+
+
+def test_costly_looks_have_their_turn_few_at_a_time() -> None:
+    costly = [look("schema", f"s{number}") for number in range(3 * COSTLY_AT_ONCE)]
+    broken = {name_of(one): Written(None, NOW, broken=True) for one in costly}
+    turns = []
+    while broken:
+        turn = due(costly, broken)
+        turns.append(len(turn))
+        broken = {name: entry for name, entry in broken.items() if name not in {name_of(one) for one in turn}}
+    assert turns == [COSTLY_AT_ONCE] * 3
 
 
 def test_health_is_looked_at_before_anything_else() -> None:
