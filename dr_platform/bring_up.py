@@ -26,7 +26,6 @@ from dr_platform.verdict import Measure, Progress, silent
 
 DATABASE_START_S = 120.0
 """The slowest engine measured, on two busy cores, answered after 25 s."""
-SERVICE_START_S = 45.0
 FLEET_START_S = 90.0
 
 
@@ -317,7 +316,9 @@ def converge_fleet(platform: Platform, progress: Progress = silent) -> FleetOutc
 
 def converge_service(platform: Platform, name: str, progress: Progress = silent) -> Converged:
     """Bring one service to what the release wants; raises ``ServiceNotSettled``."""
-    outcome = converge(platform.runtime, platform.workload(name), platform.clock, SERVICE_START_S, progress)
+    outcome = converge(
+        platform.runtime, platform.workload(name), platform.clock, platform.environment.service_start, progress
+    )
     if not outcome.settled:
         raise ServiceNotSettled(name, outcome.why, outcome.duration_s)
     return outcome

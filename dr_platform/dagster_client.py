@@ -14,6 +14,8 @@ LOCATION = "dr_platform"
 REPOSITORY = "__repository__"
 POLL_S = 0.3
 RUN_LIMIT_S = 1800.0
+AWAY_S = 60.0
+"""Its supervisor has the webserver back in 10 s on two busy cores."""
 
 
 class DagsterUnreachable(TemporaryFailure):
@@ -128,10 +130,11 @@ class DagsterClient:
         return assets, checks
 
     def follow(self, run_id: str) -> Iterator[RunEvent]:
-        """Everything the run does, until it has ended; the last event is ``ended``."""
+        """Everything the run does, until it has ended; the last event is ``ended``. A webserver that
+        is away for less than ``AWAY_S`` only delays: the run goes on without it."""
         cursor, deadline = None, self._clock.monotonic() + RUN_LIMIT_S
         while True:
-            answer = self._ask(_EVENTS, {"run": run_id, "cursor": cursor})
+            answer = self._patiently(_EVENTS, {"run": run_id, "cursor": cursor})
             ended = _ended(answer["runOrError"])
             page = answer["logsForRun"]
             cursor = page.get("cursor", cursor)
@@ -144,6 +147,17 @@ class DagsterClient:
             if self._clock.monotonic() > deadline:
                 raise DagsterUnreachable(self._url, f"run {run_id} has not ended within {RUN_LIMIT_S:.0f} s")
             if not page.get("hasMore"):
+                self._clock.sleep(POLL_S)
+
+    def _patiently(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask something that may be asked again."""
+        deadline = self._clock.monotonic() + AWAY_S
+        while True:
+            try:
+                return self._ask(query, variables)
+            except DagsterUnreachable:
+                if self._clock.monotonic() > deadline:
+                    raise
                 self._clock.sleep(POLL_S)
 
     def summary(self) -> Summary:

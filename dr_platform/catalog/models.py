@@ -398,6 +398,7 @@ class Environment(Model):
     cluster: Cluster | None = Field(default=None, description="the Kubernetes cluster it runs in")
     settings: Settings = Field(default_factory=dict, description="handed to every service")
     services: dict[Name, ServiceOverride] = Field(default_factory=dict, description="what it changes per service")
+    service_start: Duration = Field(default=45.0, description="a service started alone must be ready within")
     remediation: Remediation = Field(default=Remediation(), description="how unhealthy parts are mended")
     bake: Duration = Field(default=5.0, description="how long each step of a rollout is watched")
     look: Duration = Field(default=1.0, description="between two looks of the rollout controller")

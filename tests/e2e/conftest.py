@@ -20,6 +20,7 @@ def platform() -> Iterator[Command]:
     shutil.copytree(find_catalog(), root / "catalog")
     with (root / "catalog" / "environments" / f"{ENVIRONMENT}.yaml").open("a", encoding="utf-8") as file:
         file.write(f"\nremediation: {{attempts: {ATTEMPTS}, failing_for: 5 s, first_pause: 3 s, well_for: 20 s}}\n")
+        file.write("service_start: 18 s\n")
     command = Command(root / "catalog", root / "state")
     try:
         command.ok("up", timeout_s=600)
