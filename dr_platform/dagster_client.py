@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+
+if TYPE_CHECKING:
+    import httpx
 
 LOCATION = "dr_platform"
 REPOSITORY = "__repository__"
@@ -133,13 +137,14 @@ class DagsterClient:
         """Everything the run does, until it has ended; the last event is ``ended``. A webserver that
         is away for less than ``AWAY_S`` only delays: the run goes on without it."""
         cursor, deadline = None, self._clock.monotonic() + RUN_LIMIT_S
+        names = {_step_of(n["assetKey"]): _path(n["assetKey"]) for n in self._patiently(_NODES, {})["assetNodes"]}
         while True:
             answer = self._patiently(_EVENTS, {"run": run_id, "cursor": cursor})
             ended = _ended(answer["runOrError"])
             page = answer["logsForRun"]
             cursor = page.get("cursor", cursor)
             for raw in page.get("events", []):
-                if (event := _event(raw)) is not None:
+                if (event := _event(raw, names)) is not None:
                     yield event
             if ended is not None and not page.get("hasMore"):
                 yield RunEvent("ended", passed=ended == "SUCCESS", text=ended)
@@ -155,7 +160,7 @@ class DagsterClient:
         while True:
             try:
                 return self._ask(query, variables)
-            except DagsterUnreachable:
+            except (DagsterUnreachable, DagsterRefused):  # its store may be away as well as itself
                 if self._clock.monotonic() > deadline:
                     raise
                 self._clock.sleep(POLL_S)
@@ -200,13 +205,18 @@ class DagsterClient:
         states += [(s["name"], s["scheduleState"]["status"]) for s in repository.get("schedules", [])]
         return tuple(sorted(name for name, status in states if status != "RUNNING"))
 
+    @cached_property
+    def _http(self) -> httpx.Client:
+        import httpx
+
+        # Loopback is asked directly, whatever proxy the person's shell is set to.
+        return httpx.Client(timeout=30.0, trust_env=False)
+
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
         import httpx
 
         try:
-            answer = httpx.post(
-                f"{self._url}/graphql", json={"query": query, "variables": dict(variables or {})}, timeout=30.0
-            )
+            answer = self._http.post(f"{self._url}/graphql", json={"query": query, "variables": dict(variables or {})})
             body = answer.json()
         except (httpx.HTTPError, ValueError) as exc:
             raise DagsterUnreachable(self._url, type(exc).__name__) from None
@@ -224,7 +234,9 @@ def _path(key: Mapping[str, Any] | None) -> str:
     return "/".join(key["path"]) if key else ""
 
 
-def _event(raw: Mapping[str, Any]) -> RunEvent | None:
+def _event(raw: Mapping[str, Any], names: Mapping[str, str]) -> RunEvent | None:
+    """``names`` leads from steps to assets; other steps keep their name, and their start is no news."""
+    step = str(raw.get("stepKey") or "")
     match raw["__typename"]:
         case "MaterializationEvent":
             summary = next((e["text"] for e in raw["metadataEntries"] if e.get("label") == "summary"), "")
@@ -234,21 +246,21 @@ def _event(raw: Mapping[str, Any]) -> RunEvent | None:
             text = found.get("description") or ""
             return RunEvent("check", _path(found["assetKey"]), text, found["checkName"], found["success"])
         case "ExecutionStepFailureEvent":
-            return RunEvent("failure", _step(raw), _reason(raw))
+            return RunEvent("failure", names.get(step, step), _reason(raw))
         case "RunFailureEvent":
             # Failed steps have spoken for themselves; a run may also fail without one.
             return None if "Steps failed" in raw["message"] else RunEvent("failure", "", _reason(raw))
-        case "ExecutionStepStartEvent":
-            return RunEvent("started", _step(raw))
+        case "ExecutionStepStartEvent" if step in names:
+            return RunEvent("started", names[step])
         case "LogMessageEvent" if raw["level"] in ("INFO", "WARNING", "ERROR", "CRITICAL"):
-            return RunEvent("log", _step(raw), raw["message"])
+            return RunEvent("log", names.get(step, step), raw["message"])
         case _:
             return None
 
 
-def _step(raw: Mapping[str, Any]) -> str:
-    """Asset steps are called ``layer__name``; others keep their name."""
-    return str(raw.get("stepKey") or "").replace("__", "/", 1)
+def _step_of(key: Mapping[str, Any]) -> str:
+    """The name that Dagster gives the step of an asset."""
+    return "__".join(key["path"]).replace("-", "_")
 
 
 def _reason(raw: Mapping[str, Any]) -> str:

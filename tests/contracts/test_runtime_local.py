@@ -309,3 +309,13 @@ class TestLocalRuntime(RuntimeContract):
                 runtime.declare(other := a_service())
                 runtime.undeclare(other.name)
         assert requests.lost == []
+
+    def test_a_supervisor_that_was_stopped_has_to_be_told_again(self, local: LocalHarness) -> None:
+        local.runtime.declare(service := a_service())
+        deploy(local.runtime, Slot.BLUE, workload := a_workload(service, "1", 2))
+        local.runtime.route(service.name, ALL_BLUE, 1)
+        local.supervisor.stop()
+        local.bring_up()
+        assert local.runtime.observe(service.name).slots[Slot.BLUE].desired == 0
+        deploy(local.runtime, Slot.BLUE, workload)
+        until(lambda: local.runtime.probe(service.name, "/").ok)

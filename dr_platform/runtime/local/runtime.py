@@ -390,7 +390,9 @@ class LocalRuntime:
             state, reason = _judge(known.service, info, answers[port], restarts, self._clock.now())
             return Replica(name, state, f"127.0.0.1:{port}", restarts, info.started_at if info else None, reason)
 
-        return SlotStatus(filled.revision, len(filled.ports), tuple(map(replica, filled.ports)))
+        # A supervisor that was stopped has forgotten its programs: nothing was told to it since.
+        told = sum(replica_name(known.service.name, slot, port) in processes for port in filled.ports)
+        return SlotStatus(filled.revision, told, tuple(map(replica, filled.ports)))
 
     def _note_ends(self) -> None:
         for event in self._journal.new_events():
