@@ -79,6 +79,10 @@ test: $(VENV)/test ## Run the project's own tests
 test-install: $(VENV)/test ## Bring the platform up as root and as an ordinary user, with and without Go, Java and Maven
 	@$(PYTEST) -m install tests/install
 
+.PHONY: test-vault
+test-vault: $(VENV)/test ## Run the secret store's contract on a real Vault (builds it once, about ten minutes)
+	@$(BIN)/python -m tests.vault_server && $(PYTEST) -m vault tests/contracts/test_secrets_vault.py
+
 .PHONY: check
 check: $(VENV)/test ## Lint, types, import contracts, catalog, documents
 	@$(BIN)/ruff check .

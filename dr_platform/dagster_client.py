@@ -30,6 +30,14 @@ class DagsterUnreachable(TemporaryFailure):
         self.next_step = "start it with `drp up`; see `drp logs dagster-webserver` and `drp logs dagster-code`"
 
 
+class NotRunning(TemporaryFailure):
+    def __init__(self, environment: str) -> None:
+        super().__init__(environment)
+        self.what = f"{environment} does not run on this machine"
+        self.untouched = "everything; no run was started"
+        self.next_step = "start it with `drp up`"
+
+
 class DagsterRefused(PlatformError):
     def __init__(self, what: str) -> None:
         super().__init__(what)

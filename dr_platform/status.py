@@ -13,7 +13,7 @@ from typing import Any
 
 from dr_platform.catalog import Role, Tier
 from dr_platform.catalog.models import UI_PORT
-from dr_platform.dagster_client import DagsterClient
+from dr_platform.dagster_client import DagsterClient, NotRunning
 from dr_platform.errors import PlatformError
 from dr_platform.health import database_verdict
 from dr_platform.platform import Platform
@@ -77,6 +77,14 @@ def urls(platform: Platform) -> dict[str, str]:
     return found
 
 
+def running_dagster(platform: Platform) -> DagsterClient:
+    """A client of this environment's Dagster. Raises ``NotRunning`` where it does not run: another
+    platform's may answer at the same address."""
+    if not platform.supervisor.running():
+        raise NotRunning(platform.environment.name)
+    return DagsterClient(urls(platform)["dagster"])
+
+
 def service_status(platform: Platform, name: str) -> ServiceStatus:
     service = platform.catalog.services[name]
     address = f"http://127.0.0.1:{service.port + platform.port_offset}"
@@ -128,7 +136,7 @@ def collect(platform: Platform) -> Status:
 
 def _asset_counts(platform: Platform) -> AssetCounts:
     try:
-        summary = DagsterClient(urls(platform)["dagster"]).summary()
+        summary = running_dagster(platform).summary()
     except PlatformError:
         return AssetCounts()
     return AssetCounts(summary.materialized, summary.failed, summary.checks_passed, summary.checks_failed)

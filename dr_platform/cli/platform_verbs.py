@@ -195,11 +195,10 @@ def check(
 
 
 def _launch(context: typer.Context, job: str, selection: str | None) -> None:
-    from dr_platform.dagster_client import DagsterClient
-    from dr_platform.status import urls
+    from dr_platform.status import running_dagster, urls
 
     platform = platform_of(context)
-    client = DagsterClient(urls(platform)["dagster"])
+    client = running_dagster(platform)
     run_id = client.launch_job(job, selection=selection, tags={"dr-platform/actor": current_actor()})
     result = follow(client, run_id)
     console.print(f"{result.passed} checks passed, {result.failed} failed; {urls(platform)['dagster']}/runs/{run_id}")
