@@ -73,7 +73,8 @@ demo: $(VENV)/run ## Talk with the platform in the terminal
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not install and not vault" -n 2 --dist loadgroup
+	@$(PYTEST) -m "not e2e and not install and not vault" -n 2 --dist loadgroup
+	@$(PYTEST) -m e2e
 
 .PHONY: test-install
 test-install: $(VENV)/test ## Bring the platform up as root and as an ordinary user, with and without Go, Java and Maven
