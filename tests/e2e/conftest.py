@@ -26,6 +26,21 @@ def platform() -> Iterator[Command]:
         command.ok("up", timeout_s=600)
         yield command
     finally:
-        ended = command.run("down", timeout_s=120)
+        ended = command.run("reset", "--yes", timeout_s=120)
+        left = left_of(root / "state")
         shutil.rmtree(root, ignore_errors=True)
     assert ended.returncode == 0, ended.stderr
+    assert left == []
+
+
+def left_of(state: Path) -> list[str]:
+    """Files of a reset state, and processes that carry its marker."""
+    files = [str(path) for path in (state / ENVIRONMENT).rglob("*")]
+    marker = f"DRP_STATE_ROOT={state}/".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in environ.read_bytes():
+                files.append(f"process {environ.parent.name}")
+        except OSError:
+            continue  # ended between two looks, or another user's
+    return files
