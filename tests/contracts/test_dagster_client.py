@@ -17,10 +17,14 @@ import pytest
 from dr_platform.dagster_client import DagsterClient, DagsterRefused, DagsterUnreachable, RunEvent, UnknownSelection
 from tests.catalogs import generated
 
-pytestmark = [pytest.mark.contract, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.contract, pytest.mark.timeout(90)]
 
 ROOT = Path(__file__).parents[2]
 PORT = 30_911
+INSTANCE = """
+telemetry: {enabled: false}
+run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
+"""
 URL = f"http://127.0.0.1:{PORT}"
 
 
@@ -50,7 +54,7 @@ class Webserver:
 def webserver() -> Iterator[Webserver]:
     home = Path(tempfile.mkdtemp(prefix="drp-c-"))
     catalog = generated(home, 3)
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+    (home / "dagster.yaml").write_text(INSTANCE, encoding="utf-8")
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("DRP_", "DAGSTER_"))}
     variables |= {"DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)}
     variables |= {"DRP_ENVIRONMENT": "staging", "DRP_RUNTIME": "local"}
