@@ -73,7 +73,7 @@ demo: $(VENV)/run ## Talk with the platform in the terminal
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not e2e and not install and not vault" -n 2 --dist loadgroup
+	@$(PYTEST) -m "not e2e and not install and not vault" -n 2 --dist loadfile
 	@$(PYTEST) -m e2e
 
 .PHONY: test-install

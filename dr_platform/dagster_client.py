@@ -3,7 +3,7 @@ second, and works against an instance of another process or machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,10 @@ class DagsterUnreachable(TemporaryFailure):
         self.what = f"Dagster does not answer at {url}: {reason}"
         self.untouched = "services, databases and whatever else runs"
         self.next_step = "start it with `drp up`; see `drp logs dagster-webserver` and `drp logs dagster-code`"
+
+
+class CodeLocationAway(DagsterUnreachable):
+    """The webserver answers, but not the process that holds the definitions; it is started anew."""
 
 
 class NotRunning(TemporaryFailure):
@@ -108,7 +112,8 @@ class DagsterClient:
         return message.strip().splitlines()[0][:300]
 
     def launch_job(self, job: str, selection: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Queue a run and return its id. ``selection`` is an asset or a layer."""
+        """Queue a run and return its id. ``selection`` is an asset or a layer. A code location that is
+        being started anew is waited for."""
         selector: dict[str, Any] = {
             "repositoryLocationName": LOCATION,
             "repositoryName": REPOSITORY,
@@ -122,13 +127,24 @@ class DagsterClient:
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
         }
-        answer = self._ask(_LAUNCH, {"params": params})["launchRun"]
-        if answer["__typename"] != "LaunchRunSuccess":
-            raise DagsterRefused(str(answer.get("message") or answer["__typename"]))
+        # A request that was lost on its way is not repeated: its run may have been queued.
+        answer = self._patiently(lambda: self._launch(params), CodeLocationAway)
         return answer["run"]["runId"]
 
+    def _launch(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self._ask(_LAUNCH, {"params": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise self._refusal(str(answer.get("message") or answer["__typename"]))
+        return answer
+
+    def _refusal(self, message: str) -> PlatformError:
+        """What Dagster's own words mean; it gives no other sign of it."""
+        if "DagsterUserCodeUnreachableError" in message:
+            return CodeLocationAway(self._url, "its code location is away")
+        return DagsterRefused(message.strip().splitlines()[0][:300] if message.strip() else "without a reason")
+
     def _select(self, selection: str) -> tuple[list[dict], list[dict]]:
-        nodes = self._ask(_NODES)["assetNodes"]
+        nodes = self._patiently(lambda: self._ask(_NODES), CodeLocationAway)["assetNodes"]
         wanted = tuple(selection.strip("/").split("/"))
         chosen = [n for n in nodes if tuple(n["assetKey"]["path"])[: len(wanted)] == wanted]
         if not chosen:
@@ -145,9 +161,9 @@ class DagsterClient:
         """Everything the run does, until it has ended; the last event is ``ended``. A webserver that
         is away for less than ``AWAY_S`` only delays: the run goes on without it."""
         cursor, deadline = None, self._clock.monotonic() + RUN_LIMIT_S
-        names = {_step_of(n["assetKey"]): _path(n["assetKey"]) for n in self._patiently(_NODES, {})["assetNodes"]}
+        names = {_step_of(n["assetKey"]): _path(n["assetKey"]) for n in self._read(_NODES)["assetNodes"]}
         while True:
-            answer = self._patiently(_EVENTS, {"run": run_id, "cursor": cursor})
+            answer = self._read(_EVENTS, {"run": run_id, "cursor": cursor})
             ended = _ended(answer["runOrError"])
             page = answer["logsForRun"]
             cursor = page.get("cursor", cursor)
@@ -162,13 +178,20 @@ class DagsterClient:
             if not page.get("hasMore"):
                 self._clock.sleep(POLL_S)
 
-    def _patiently(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask something that may be asked again."""
+    def _read(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask something that may be asked again; Dagster's store may be away as well as itself."""
+        return self._patiently(lambda: self._ask(query, variables), (DagsterUnreachable, DagsterRefused))
+
+    def _patiently(
+        self,
+        act: Callable[[], dict[str, Any]],
+        away: type[PlatformError] | tuple[type[PlatformError], ...],
+    ) -> dict[str, Any]:
         deadline = self._clock.monotonic() + AWAY_S
         while True:
             try:
-                return self._ask(query, variables)
-            except (DagsterUnreachable, DagsterRefused):  # its store may be away as well as itself
+                return act()
+            except away:
                 if self._clock.monotonic() > deadline:
                     raise
                 self._clock.sleep(POLL_S)
@@ -229,7 +252,7 @@ class DagsterClient:
         except (httpx.HTTPError, ValueError) as exc:
             raise DagsterUnreachable(self._url, type(exc).__name__) from None
         if body.get("errors"):
-            raise DagsterRefused(str(body["errors"][0].get("message", ""))[:300])
+            raise self._refusal(str(body["errors"][0].get("message", "")))
         return body["data"]
 
 

@@ -42,7 +42,7 @@ class Remedies:
 
     def summary(self) -> str:
         """Why nothing is done about what is unhealthy, for whoever looks at the sensor."""
-        return "; ".join(f"{'/'.join(target)}: {why}" for target, why in self.waiting.items()) or "all is well"
+        return "; ".join(f"{'/'.join(target)}: {why}" for target, why in self.waiting.items()) or "nothing to mend"
 
 
 def standing(platform: Platform) -> frozenset[Target]:

@@ -3,6 +3,7 @@ failures become failures that say what to do. Not here: any definition or decisi
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
@@ -47,9 +48,19 @@ def carried_out(act: Callable[[], T]) -> T:
             metadata={"untouched": exc.untouched, "next": exc.next_step},
             allow_retries=isinstance(exc, TemporaryFailure),
         ) from None
-    except Exception as exc:
-        # A defect: repeating the step would repeat it.
-        raise dg.Failure(f"unexpected {type(exc).__name__}; see the run's log", allow_retries=False) from exc
+    except Exception as exc:  # noqa: BLE001 - whatever a step runs into becomes a failure with its place
+        # A defect: repeating the step would repeat it. Its text stays out of the event log, it may quote data.
+        raise dg.Failure(
+            description=f"unexpected {type(exc).__name__}, a defect of the platform",
+            metadata={"at": _frames(exc)},
+            allow_retries=False,
+        ) from None
+
+
+def _frames(exc: BaseException) -> str:
+    """Where it happened, innermost first; places in the code alone, no values."""
+    frames = traceback.extract_tb(exc.__traceback__)[-8:]
+    return "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(frames))
 
 
 def materialized(outcome: Outcome, key: Iterable[str] | None = None) -> dg.MaterializeResult:

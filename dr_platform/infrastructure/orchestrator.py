@@ -6,7 +6,9 @@ talking to a running Dagster (``dagster_client``). Nothing of Dagster is importe
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -19,7 +21,7 @@ CODE_LOCATION = "dagster-code"
 WEBSERVER = "dagster-webserver"
 DAEMON = "dagster-daemon"
 LOCATION_NAME = "dr_platform"
-RUN_HISTORY_DAYS = 90
+CONFIGURATION = ("dagster.yaml", "workspace.yaml")
 
 
 def instance_configuration(state: StateDirectory, storage_url: str) -> dict:
@@ -29,7 +31,12 @@ def instance_configuration(state: StateDirectory, storage_url: str) -> dict:
         "run_coordinator": {
             "module": "dagster.core.run_coordinator",
             "class": "QueuedRunCoordinator",
-            "config": {"dequeue_interval_seconds": 1},
+            "config": {
+                "dequeue_interval_seconds": 1,
+                # A run that is queued while the code location starts anew waits for it; by default it fails.
+                "max_user_code_failure_retries": 30,
+                "user_code_failure_retry_delay": 2,
+            },
         },
         "concurrency": {
             # Two runs never work on the same service; a run of the whole platform holds no slot.
@@ -81,12 +88,14 @@ def code_socket(state: StateDirectory) -> Path:
     return state.run / "dagster-code.sock"
 
 
+def _digest(files: Iterable[Path]) -> str:
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def write_configuration(state: StateDirectory, storage_url: str) -> None:
     """Write both files; unchanged files are left alone."""
-    for name, document in (
-        ("dagster.yaml", instance_configuration(state, storage_url)),
-        ("workspace.yaml", workspace(state)),
-    ):
+    documents = (instance_configuration(state, storage_url), workspace(state))
+    for name, document in zip(CONFIGURATION, documents, strict=True):
         path, text = state.dagster_home / name, yaml.safe_dump(document, sort_keys=False)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -95,9 +104,14 @@ def write_configuration(state: StateDirectory, storage_url: str) -> None:
 def programs(
     state: StateDirectory, environment: dict[str, str], port_offset: int, definitions: str
 ) -> tuple[Program, ...]:
-    """The three processes. ``definitions`` identifies what the code location loads: when it changes,
-    that process alone is started anew."""
-    home = {**environment, "DAGSTER_HOME": str(state.dagster_home), "PYTHONPATH": str(source_root())}
+    """The three processes, once their configuration is written: when that changes, all are started
+    anew. ``definitions`` identifies what the code location loads: when it changes, that one is."""
+    home = {
+        **environment,
+        "DAGSTER_HOME": str(state.dagster_home),
+        "PYTHONPATH": str(source_root()),
+        "DRP_CONFIGURATION": _digest(state.dagster_home / name for name in CONFIGURATION),
+    }
     code = (sys.executable, "-m", "dagster", "api", "grpc", "--socket", str(code_socket(state)))
     spaces = str(state.dagster_home / "workspace.yaml")
     return (

@@ -33,7 +33,9 @@ from dr_platform.databases.port import (
 )
 from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, migrate, plan, read_steps
 from dr_platform.secrets.embedded import EmbeddedSecretStore
-from tests.contracts.embedded_servers import Running, free_port, running, until
+from tests.contracts.embedded_servers import Running, running
+from tests.contracts.runtime import until
+from tests.embedded_programs import free_port
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "databases"
 LEASE_S = 2.0

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from dr_platform.dagster_client import DagsterClient, DagsterRefused, DagsterUnreachable, RunEvent, UnknownSelection
+from dr_platform.runtime.local.ports import listening
 from tests.catalogs import generated
+from tests.contracts.runtime import until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(90)]
 
@@ -131,6 +133,7 @@ def test_a_webserver_that_is_away_for_a_moment_only_delays(webserver: Webserver)
     following = client.follow(client.launch_job("health", "services/service-0002"))
     first = next(following)
     webserver.stop()
+    until(lambda: not listening([PORT]))
     with pytest.raises(DagsterUnreachable, match="does not answer"):
         client.stopped_automation()
     webserver.start()

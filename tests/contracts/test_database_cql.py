@@ -16,7 +16,8 @@ from dr_platform.databases.cql import _CqlLease
 from dr_platform.databases.port import DatabaseMissing, Endpoint
 from dr_platform.databases.schema import migrate, read_steps
 from tests.contracts.database import DatabaseContract, write_step
-from tests.contracts.embedded_servers import Running, until
+from tests.contracts.embedded_servers import Running
+from tests.contracts.runtime import until
 
 pytestmark = pytest.mark.contract
 

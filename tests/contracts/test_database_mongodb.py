@@ -14,7 +14,8 @@ from dr_platform.databases.mongodb import LOCK, _MongoLease
 from dr_platform.databases.port import Endpoint
 from dr_platform.databases.schema import migrate, read_steps
 from tests.contracts.database import CATALOG, DatabaseContract, write_step
-from tests.contracts.embedded_servers import Running, until
+from tests.contracts.embedded_servers import Running
+from tests.contracts.runtime import until
 
 pytestmark = pytest.mark.contract
 

@@ -15,7 +15,8 @@ from dr_platform.catalog import Engine
 from dr_platform.databases.port import DatabaseMissing, Endpoint
 from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, migrate, read_steps
 from tests.contracts.database import CATALOG, DatabaseContract, write_step
-from tests.contracts.embedded_servers import Running, until
+from tests.contracts.embedded_servers import Running
+from tests.contracts.runtime import until
 
 pytestmark = pytest.mark.contract
 

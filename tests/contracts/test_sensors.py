@@ -162,7 +162,7 @@ def test_what_was_taken_down_on_purpose_is_not_brought_back(platform: Platform, 
     in_the_future(platform, 600)
     result = tick(platform, "remediation", instance)
     assert result.run_requests == []
-    assert str(result.skip_reason.skip_message if result.skip_reason else "") == "all is well"
+    assert str(result.skip_reason.skip_message if result.skip_reason else "") == "nothing to mend"
 
 
 def test_health_regained_for_a_while_gives_the_budget_back(platform: Platform, instance: dg.DagsterInstance) -> None:

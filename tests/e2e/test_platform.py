@@ -15,7 +15,7 @@ from dr_platform.runtime.local.supervisor import Supervisor
 from dr_platform.state import locate_state
 from tests.e2e.platform_process import ENVIRONMENT, Command, await_true
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 NEW_SERVICE = """
 name: care-plans

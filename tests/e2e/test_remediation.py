@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.platform_process import ATTEMPTS, Command, await_true
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 RUNS = """query($tag: String!) { runsOrError(filter: { tags: [{ key: "dr-platform/remediation", value: $tag }] }) {
   ... on Runs { results { runId status } } } }"""

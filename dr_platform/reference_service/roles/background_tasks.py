@@ -10,7 +10,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dr_platform.errors import PlatformError
 from dr_platform.reference_service.cipher import Place
@@ -19,6 +19,9 @@ from dr_platform.reference_service.roles.duties import Duties
 from dr_platform.reference_service.stores.redis_ import RedisStore
 from dr_platform.reference_service.topology import Work
 from dr_platform.reference_service.web import Call, Refusal, endpoint
+
+if TYPE_CHECKING:
+    import redis
 
 READ, WRITE = "tasks:read", "tasks:write"
 WAITING = "queue:tasks:waiting"
@@ -39,7 +42,7 @@ class Queue:
         self._store = replica.store(RedisStore)
         self._running = f"queue:tasks:running:{replica.identity.place}"
         self._kinds: Mapping[str, Callable[[list[str]], str]] = {"embed": self._embed, "count-words": _count_words}
-        self._depth = 0
+        self._depth, self._measuring = 0, threading.Lock()
         replica.telemetry.gauge("drp_queue_depth", lambda: self._depth, queue="tasks")
 
     def add(self, call: Call) -> dict[str, Any]:
@@ -59,8 +62,14 @@ class Queue:
                 pipe.expire(_key(task), KEPT_S)
                 pipe.lpush(WAITING, task)
                 pipe.expire(WAITING, KEPT_S)
-                self._depth = pipe.llen(WAITING).execute()[-1]
+                pipe.execute()
+            self._measure(client)
         return {"task": task, "state": "waiting"}
+
+    def _measure(self, client: redis.Redis) -> None:
+        """The caller that looked last writes last, so that an older look never stays."""
+        with self._measuring:
+            self._depth = int(client.llen(WAITING))
 
     def show(self, call: Call) -> dict[str, Any]:
         try:
@@ -99,7 +108,7 @@ class Queue:
     def _next(self) -> None:
         with self._store.client() as client:
             found = client.blmove(WAITING, self._running, _BLOCK_S, "RIGHT", "LEFT")
-            self._depth = client.llen(WAITING)
+            self._measure(client)
         if found is None:
             return
         task = found.decode()
