@@ -1,7 +1,7 @@
 """Bringing up the parts of a platform, one function per kind of asset.
 
 Here: the order of steps inside one part, and what each reports. Not here: the order between parts
-(Dagster's graph), the decisions (``rollout.decide``) or how parts are judged (``health``).
+(Dagster's graph), the decisions (``rollout.settle``) or how parts are judged (``health``).
 Every function may be repeated; a repetition on a running platform changes nothing.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from dr_platform.catalog.models import UI_PORT
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
+from dr_platform.rollout import record as records
 from dr_platform.rollout.converge import (
     Converged,
     ServiceNotSettled,
@@ -22,6 +23,7 @@ from dr_platform.rollout.converge import (
     remove_services,
 )
 from dr_platform.rollout.converge import converge_fleet as converge_waves
+from dr_platform.runtime.port import Workload
 from dr_platform.verdict import Measure, Progress, silent
 
 DATABASE_START_S = 120.0
@@ -309,15 +311,22 @@ def converge_fleet(platform: Platform, progress: Progress = silent) -> FleetOutc
     runtime = platform.runtime
     removed = remove_services(runtime, runtime.declared() - set(platform.catalog.services), progress)
     outcomes = converge_waves(
-        runtime, platform.catalog.waves, platform.workload, platform.clock, FLEET_START_S, progress
+        runtime, platform.catalog.waves, lambda name: wanted(platform, name), platform.clock, FLEET_START_S, progress
     )
     return FleetOutcome(outcomes, removed, platform.clock.monotonic() - started)
+
+
+def wanted(platform: Platform, name: str) -> Workload:
+    """What should run of a service: what was deployed on top of this release, else the release's own."""
+    deployed = records.read(platform.runtime, name).record.deployed if name in platform.runtime.declared() else None
+    release = platform.catalog.release_of(platform.environment).name
+    return platform.workload(name, deployed.version if deployed and deployed.release == release else None)
 
 
 def converge_service(platform: Platform, name: str, progress: Progress = silent) -> Converged:
     """Bring one service to what the release wants; raises ``ServiceNotSettled``."""
     outcome = converge(
-        platform.runtime, platform.workload(name), platform.clock, platform.environment.service_start, progress
+        platform.runtime, wanted(platform, name), platform.clock, platform.environment.service_start, progress
     )
     if not outcome.settled:
         raise ServiceNotSettled(name, outcome.why, outcome.duration_s)

@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, field
 
 from dr_platform.bring_up import check_ports
+from dr_platform.delivery import controller_program
 from dr_platform.errors import PlatformError
 from dr_platform.infrastructure import orchestrator
 from dr_platform.platform import Platform, definitions_digest
@@ -43,7 +44,8 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
     supervisor.put([keeper_program(platform.state)])
     _start_system_database(platform, progress)
     put_orchestrator(platform)
-    progress("dagster: starting")
+    platform.supervisor.put([controller_program(platform)])
+    progress("dagster and controller: starting")
     return _acquire_engines(platform, progress)
 
 

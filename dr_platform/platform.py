@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dr_platform.databases.port import Endpoint, ManagedDatabase
     from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
+    from dr_platform.metrics.port import TrafficSource
     from dr_platform.runtime.local.runtime import LocalRuntime
     from dr_platform.runtime.local.supervisor import Supervisor
 
@@ -204,11 +205,11 @@ class Platform:
             return override.replicas
         return service.replicas_in(self.environment.name)
 
-    def workload(self, name: str) -> Workload:
-        """What the environment's release wants to run of a service."""
+    def workload(self, name: str, version: str | None = None) -> Workload:
+        """What runs of a service in this version; without one, what the environment's release wants."""
         service = self.catalog.services[name]
         settings = self.settings_of(service)
-        version = self.catalog.release_of(self.environment).version_of(name)
+        version = version or self.catalog.release_of(self.environment).version_of(name)
         revision = Revision(version=version, digest=self._digest, config_hash=config_hash(service, settings))
         return Workload(service=service, revision=revision, replicas=self.replicas_of(service), settings=settings)
 
@@ -309,6 +310,12 @@ class Platform:
         from dr_platform.evidence import PostgresEvidenceLog
 
         return PostgresEvidenceLog(self.operations, self.clock)
+
+    @cached_property
+    def traffic(self) -> TrafficSource:
+        from dr_platform.metrics.envoy import EnvoyTraffic
+
+        return EnvoyTraffic(self.local_runtime.router.admin, self.clock.now)
 
     @cached_property
     def embedder(self) -> WordVectors:

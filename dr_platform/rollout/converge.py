@@ -1,6 +1,6 @@
 """The loop that carries out ``decide`` until a service is as wanted, and the same for a whole fleet.
 
-Here: observing, acting, waiting, deadlines. Not here: what comes next (``decide``).
+Here: observing, acting, waiting, deadlines. Not here: what comes next (``settle``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import assert_never
 from dr_platform.clock import Clock
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.rollout import record as records
-from dr_platform.rollout.decide import Apply, Remember, Replace, Retire, Route, Settled, Wait, decide
+from dr_platform.rollout.settle import Apply, Remember, Replace, Retire, Route, Settled, Wait, decide
 from dr_platform.runtime.port import CLOSED, NoCapacity, Observed, Runtime, Slot, StaleRecord, Workload
 from dr_platform.verdict import Measure, Progress, silent
 

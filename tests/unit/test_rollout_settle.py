@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dr_platform.catalog import load_catalog
 from dr_platform.platform import find_catalog
-from dr_platform.rollout.decide import (
+from dr_platform.rollout.record import Placement, Record
+from dr_platform.rollout.settle import (
     PATIENCE,
     Apply,
     Remember,
@@ -22,7 +23,6 @@ from dr_platform.rollout.decide import (
     Wait,
     decide,
 )
-from dr_platform.rollout.record import Placement, Record
 from dr_platform.runtime.port import (
     CLOSED,
     Observed,

@@ -1,0 +1,268 @@
+"""The controller: the one that acts on open rollouts, once a second, by lease.
+
+Here: read, look, decide, do one action, save. Not here: what comes next (``decide``), what is read
+(``sampling``), what it means (``guards``), who asks for a rollout (``requests``).
+
+Between any two of its writes it may be killed: everything a successor needs is in the record, and
+every action compares what is with what is wanted, so that repeating it is harmless. The record goes
+first: evidence and phase are saved before anything is done because of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from dr_platform.catalog import Service
+from dr_platform.clock import Clock
+from dr_platform.errors import PlatformError
+from dr_platform.metrics.port import TrafficSource
+from dr_platform.rollout import record as records
+from dr_platform.rollout.decide import (
+    Apply,
+    Patience,
+    Rest,
+    Retire,
+    Route,
+    RunSmoke,
+    Save,
+    Signals,
+    Wait,
+    decide,
+    needs_look,
+)
+from dr_platform.rollout.guards import GuardPolicy, enough_to_promote, evaluate, judge
+from dr_platform.rollout.record import Event, Phase, Record, Rollout, Smoke
+from dr_platform.rollout.sampling import Looked, Sampler
+from dr_platform.rollout.window import Evidence
+from dr_platform.runtime.port import Observed, Runtime, StaleRecord, Workload
+from dr_platform.verdict import Progress, silent
+
+LEASE = "controller"
+LEASE_TTL = timedelta(seconds=15)
+_TURNS = 24
+"""Actions for one service within one look; more than any way forward or back has without a wait."""
+
+
+class LeaseLost(Exception):
+    """Somebody else acts now; this controller stops where it is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs between services: how patient, and how a guard is set."""
+
+    patience: Callable[[Service], Patience]
+    guard: Callable[[Service], GuardPolicy]
+    settings: Callable[[Service], Mapping[str, str]]
+
+
+SmokeTest = Callable[[Service, Rollout], Smoke | None]
+"""``None`` means that it cannot be said yet; it is asked again until the phase's deadline."""
+Alerts = Callable[[Service, Rollout], int | None]
+"""Distinct security alerts about the candidate since the rollout began; ``None``: could not look."""
+Tell = Callable[[Event], None]
+"""Copies an event to the operations database; raises ``PlatformError`` while it does not answer.
+Called again with the same event after a stop: its key makes that harmless."""
+
+
+@dataclass
+class Controller:
+    """One per environment acts. ``driver`` names this process for as long as it lives."""
+
+    runtime: Runtime
+    traffic: TrafficSource
+    services: Callable[[], Iterable[Service]]
+    settings: Settings
+    smoke: SmokeTest
+    alerts: Alerts
+    tell: Tell
+    clock: Clock
+    driver: str
+    progress: Progress = silent
+    _sampler: Sampler = field(init=False)
+    _lease_until: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self._sampler = Sampler(self.runtime, self.traffic)
+
+    def run(self, stop: threading.Event, look_s: float) -> None:
+        """Until ``stop`` is set. A tick that fails is told and followed by the next."""
+        while not stop.is_set():
+            began = self.clock.monotonic()
+            try:
+                self.tick()
+            except PlatformError as exc:
+                self.progress(f"controller: {exc.what}")
+            self.clock.sleep(max(0.02, look_s - (self.clock.monotonic() - began)))
+
+    def tick(self) -> bool:
+        """One look at every service that needs one; false when another controller holds the lease."""
+        if not self._renew():
+            return False
+        for service in self.services():
+            try:
+                self._tend(service)
+            except LeaseLost:
+                return False
+            except PlatformError as exc:  # one service's trouble must not keep the others waiting
+                self.progress(f"{service.name}: {exc.what}")
+        return True
+
+    def _renew(self) -> bool:
+        before = self.clock.monotonic()
+        lease = self.runtime.acquire_lease(LEASE, self.driver, LEASE_TTL)
+        # Counted from before the call, on a clock that never jumps.
+        self._lease_until = before + LEASE_TTL.total_seconds() if lease else 0.0
+        return lease is not None
+
+    def _require_lease(self) -> None:
+        """A process that was stopped and goes on finds out here, before it acts."""
+        if self.clock.monotonic() >= self._lease_until and not self._renew():
+            raise LeaseLost
+
+    def _tend(self, service: Service) -> None:
+        """Act until there is something to wait for, so that a revert takes no further look. One look's
+        sample counts once, whoever else writes meanwhile."""
+        if records.read(self.runtime, service.name).record.outbox:
+            self._copy_out(service.name)
+        looked: Looked | None = None
+        signals, counts = Signals(), False
+        for _ in range(_TURNS):
+            held = records.read(self.runtime, service.name)
+            if not needs_look(held.record, self.clock.now()):
+                return
+            observed = self.runtime.observe(service.name)
+            if looked is None and (looked := self._look(service, held.record, observed)) is not None:
+                counts = True
+            record = held.record
+            if counts and looked is not None:
+                record, signals = self._judged(service, record, looked)
+            try:
+                goes_on = self._act(service, held, record, observed, signals)
+            except StaleRecord:  # a person's command came between; it is read at the next turn
+                continue
+            if not goes_on:
+                return
+            counts = False
+
+    def _look(self, service: Service, record: Record, observed: Observed) -> Looked | None:
+        rollout = record.rollout
+        if rollout is None or rollout.phase in (Phase.PREPARE, Phase.STUCK) or rollout.driver != self.driver:
+            return None
+        return self._sampler.look(service, rollout, observed, self.clock.now())
+
+    def _act(self, service: Service, held: records.Held, record: Record, observed: Observed, signals: Signals) -> bool:
+        """Do one thing; false when there is nothing to do but wait."""
+        now = self.clock.now()
+        action = decide(record, observed, signals, now, self.settings.patience(service), self.driver)
+        self._require_lease()
+        if isinstance(action, Save):
+            self._save(held, record, action.record)
+            self.progress(f"{service.name}: {action.why}")
+            if action.record.rollout is None:
+                self._sampler.forget(service.name)
+            return True
+        held = records.save(self.runtime, held, record) if record != held.record else held
+        match action:
+            case Wait() | Rest():
+                return False
+            case RunSmoke():
+                return self._run_smoke(service, held)
+            case Apply(slot, revision, replicas):
+                settings = self.settings.settings(service)
+                self.runtime.apply(slot, Workload(service, revision, replicas, settings))
+                self.progress(f"{service.name}: {replicas} x {revision.version} in {slot}")
+            case Route(weights):
+                self.runtime.route(service.name, weights, record.epoch)
+                self.progress(f"{service.name}: weights {weights.blue}/{weights.green}")
+            case Retire(slot):
+                self.runtime.retire(service.name, slot)
+                self.progress(f"{service.name}: retired {slot}")
+            case _:
+                assert_never(action)
+        return True
+
+    def _save(self, held: records.Held, judged: Record, wanted: Record) -> None:
+        """The share of the traffic changes with a bake: what arrives is counted from there."""
+        before, after = judged.rollout, wanted.rollout
+        shifted = before is not None and after is not None and before.phase is Phase.SHIFT
+        if shifted and after is not None and after.phase is Phase.BAKE and after.evidence:
+            evidence = Evidence.from_json(after.evidence).shifted().as_json()
+            wanted = wanted.with_rollout(replace(after, evidence=evidence))
+        records.save(self.runtime, held, wanted)
+
+    def _run_smoke(self, service: Service, held: records.Held) -> bool:
+        rollout = held.record.rollout
+        if rollout is None or (result := self.smoke(service, rollout)) is None:
+            return False
+        records.save(self.runtime, held, held.record.with_rollout(replace(rollout, smoke=result)))
+        self.progress(f"{service.name}: smoke tests {'passed' if result.passed else 'failed'}: {result.why}")
+        return True
+
+    def _judged(self, service: Service, record: Record, looked: Looked) -> tuple[Record, Signals]:
+        now, rollout = self.clock.now(), record.rollout
+        if rollout is None:
+            return record, Signals()
+        policy = self.settings.guard(service)
+        rollout = counted(rollout, looked, now)
+        evidence = Evidence.from_json(rollout.evidence or {})
+        weight = rollout.intent.steps[rollout.step].weight if rollout.phase is Phase.BAKE else 0
+        evaluations = evaluate(
+            evidence,
+            policy,
+            weight=weight,
+            expected_rate=looked.rate,
+            now=now,
+            # Its smoke tests wait until it has measured itself; from then on it must stay compliant.
+            hipaa=looked.hipaa if rollout.phase is not Phase.SMOKE else None,
+            alerts=self.alerts(service, rollout),
+        )
+        signals = Signals(judge(evaluations), enough_to_promote(evidence, policy), looked.stable_answers)
+        return record.with_rollout(rollout), signals
+
+    def _copy_out(self, service: str) -> None:
+        """Tell what is waiting; what cannot be told now waits, and stops nothing."""
+        held, told = records.read(self.runtime, service), set()
+        try:
+            for event in held.record.outbox:
+                self.tell(event)
+                told.add(event.key)
+        except PlatformError as exc:
+            self.progress(f"{service}: {exc.what}")
+        if not told:
+            return
+        left = tuple(event for event in held.record.outbox if event.key not in told)
+        with contextlib.suppress(StaleRecord):  # told again at the next look, which its key makes harmless
+            records.save(self.runtime, held, replace(held.record, outbox=left))
+
+
+def counted(rollout: Rollout, looked: Looked, now: datetime) -> Rollout:
+    """The look taken into the evidence and the blast radius."""
+    evidence = Evidence.from_json(rollout.evidence) if rollout.evidence else Evidence.empty(now)
+    sample = looked.sample
+    evidence = evidence.with_sample(sample)
+    seen = sample.candidate
+    requests, errors = (seen.requests, seen.errors) if seen is not None else (0, 0)
+    exposed = rollout.max_weight > 0 and rollout.restored_at is None
+    # A clock that jumps must not make an exposure of hours, or a negative one.
+    lasted = min(max((now - _before(rollout, now)).total_seconds(), 0.0), 5.0) if exposed else 0.0
+    return replace(
+        rollout,
+        evidence=evidence.as_json(),
+        served=rollout.served + (requests if exposed else 0),
+        failed=rollout.failed + (errors if exposed else 0),
+        exposed_s=rollout.exposed_s + lasted,
+        # The earliest it can have been: right after the look before.
+        first_failure_at=rollout.first_failure_at or (_before(rollout, now) if errors and exposed else None),
+    )
+
+
+def _before(rollout: Rollout, now: datetime) -> datetime:
+    """When the look before was taken."""
+    last = rollout.evidence.get("last_at") if rollout.evidence else None
+    return datetime.fromisoformat(last) if last else now
