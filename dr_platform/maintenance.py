@@ -10,8 +10,9 @@ answer stops nothing: it may be part of the emergency. The person is told what i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from dr_platform.catalog import Catalog, Role
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
@@ -46,10 +47,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one service. ``problems`` is empty when it was done and is in the evidence log."""
+    """What became of one service. ``problems`` is empty, and ``exit_code`` is 0, when it was done
+    and is in the evidence log."""
 
     service: str
     done: bool
+    exit_code: ExitCode = ExitCode.OK
     problems: tuple[str, ...] = ()
 
 
@@ -95,7 +98,7 @@ def begin(
     digest = hashlib.sha256(document("", notice).encode()).hexdigest()
     body = {"reason": order.reason, "retry_after_s": notice.retry_after_s, "notice_digest": digest}
     unrecorded = {name: _record(evidence, "maintenance-on", name, order.actor, body) for name in wanted}
-    return tuple(_suspended(runtime, name, notice, unrecorded[name]) for name in wanted)
+    return tuple(_change(name, partial(runtime.suspend, name, notice), unrecorded[name]) for name in wanted)
 
 
 def end(runtime: Runtime, evidence: EvidenceLog, order: Order) -> tuple[Change, ...]:
@@ -104,7 +107,7 @@ def end(runtime: Runtime, evidence: EvidenceLog, order: Order) -> tuple[Change, 
     wanted = tuple(found.service for found in show(runtime))
     body = {"reason": order.reason}
     unrecorded = {name: _record(evidence, "maintenance-off", name, order.actor, body) for name in wanted}
-    return tuple(_resumed(runtime, name, unrecorded[name]) for name in wanted)
+    return tuple(_change(name, partial(runtime.resume, name), unrecorded[name]) for name in wanted)
 
 
 def show(runtime: Runtime) -> tuple[Suspension, ...]:
@@ -141,17 +144,9 @@ def _record(evidence: EvidenceLog, kind: str, service: str, actor: str, body: Ma
     return ()
 
 
-def _suspended(runtime: Runtime, name: str, notice: Notice, problems: tuple[str, ...]) -> Change:
+def _change(service: str, act: Callable[[], None], unrecorded: tuple[str, ...]) -> Change:
     try:
-        runtime.suspend(name, notice)
+        act()
     except PlatformError as exc:
-        return Change(name, False, (*problems, f"{exc.what}; {exc.next_step}"))
-    return Change(name, True, problems)
-
-
-def _resumed(runtime: Runtime, name: str, problems: tuple[str, ...]) -> Change:
-    try:
-        runtime.resume(name)
-    except PlatformError as exc:
-        return Change(name, False, (*problems, f"{exc.what}; {exc.next_step}"))
-    return Change(name, True, problems)
+        return Change(service, False, exc.exit_code, (*unrecorded, f"{exc.what}; {exc.next_step}"))
+    return Change(service, True, ExitCode.UNAVAILABLE if unrecorded else ExitCode.OK, unrecorded)

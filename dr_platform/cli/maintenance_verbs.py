@@ -98,10 +98,8 @@ def _report(changes: Sequence[Change], became: str, *, as_json: bool) -> None:
             console.print(f"{change.service}: {became if change.done else 'not changed, or not seen to be'}")
         for problem in change.problems:
             messages.print(f"{change.service}: {problem}", markup=False, soft_wrap=True)
-    if not all(change.done for change in changes):
-        raise typer.Exit(ExitCode.FAILED)
-    if any(change.problems for change in changes):
-        raise typer.Exit(ExitCode.UNAVAILABLE)
+    if codes := [change.exit_code for change in changes if change.exit_code]:
+        raise typer.Exit(min(codes))
 
 
 def _notice(title: str, text: str, wait: str) -> Notice:

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from dr_platform.catalog import Role, load_catalog
-from dr_platform.cli.maintenance_verbs import TEXT, TITLE
+from dr_platform.cli.context import Choice
+from dr_platform.cli.maintenance_verbs import TEXT, TITLE, app
 from dr_platform.clock import ManualClock
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
 from dr_platform.health import REQUIRED_COMPLIANCE, service_hipaa_verdict
@@ -145,6 +147,81 @@ def test_what_the_router_does_is_told_apart_from_what_it_was_told(
     (change,) = begin(runtime, evidence, ("two",), NOTICE, ORDER)
     assert not change.done
     assert [(found.service, found.in_use) for found in show(runtime)] == [("one", True), ("two", False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened(Choice):
+    """A platform that is open already: the shipped catalog over a runtime in memory."""
+
+    runtime_in_memory: MemoryRuntime = dataclasses.field(default_factory=lambda: MemoryRuntime(ManualClock()))
+    log: MemoryEvidenceLog = dataclasses.field(default_factory=lambda: MemoryEvidenceLog(ManualClock()))
+
+    def platform(self) -> Platform:
+        found = SimpleNamespace(catalog=CATALOG, runtime=self.runtime_in_memory, evidence=self.log)
+        return cast("Platform", found)
+
+
+@pytest.fixture
+def opened() -> Opened:
+    opened = Opened()
+    for service in CATALOG.services.values():
+        opened.runtime_in_memory.declare(service)
+    return opened
+
+
+def drp_maintenance(opened: Opened, *words: str) -> Result:
+    return CliRunner().invoke(app, list(words), obj=opened)
+
+
+def test_the_verbs_suspend_show_and_resume_the_gateway(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRP_ACTOR", "kim")
+    (gateway,) = entry(CATALOG)
+    done = drp_maintenance(opened, "on", "--reason", "database is full", "--for", "90 min")
+    assert (done.exit_code, done.stdout) == (0, f"{gateway}: suspended\n")
+    assert entries(opened.log) == [("maintenance-on", gateway, "kim", "database is full")]
+    shown = drp_maintenance(opened, "show", "--json")
+    row = {"service": gateway, "title": TITLE, "text": TEXT, "retry_after_s": 5400, "in_use": True}
+    assert (shown.exit_code, json.loads(shown.stdout)) == (0, [row])
+    assert "database is full" not in drp_maintenance(opened, "show").stdout
+    ended = drp_maintenance(opened, "off", "--json")
+    assert json.loads(ended.stdout) == [{"service": gateway, "done": True, "exit_code": 0, "problems": []}]
+    assert drp_maintenance(opened, "show").stdout == "no service is suspended\n"
+    assert drp_maintenance(opened, "off").stdout == "no service was suspended\n"
+
+
+def test_all_means_every_public_service(opened: Opened) -> None:
+    assert drp_maintenance(opened, "on", "--reason", "move", "--all").exit_code == 0
+    assert set(opened.runtime_in_memory.suspensions()) == set(every_public(CATALOG))
+
+
+def test_the_exit_code_tells_what_was_not_done_not_recorded_or_not_seen(opened: Opened) -> None:
+    lost = dataclasses.replace(opened, log=LostEvidenceLog(ManualClock()))
+    done = drp_maintenance(lost, "on", "--reason", "database is full")
+    assert done.exit_code == 3
+    assert "missing in the evidence log" in done.stderr
+    opened.runtime_in_memory.faults.router_unreachable = True
+    assert drp_maintenance(opened, "show").exit_code == 3
+    assert drp_maintenance(opened, "off").exit_code == 3
+    opened.runtime_in_memory.faults.router_unreachable = False
+    opened.runtime_in_memory.faults.routes_ignored = True
+    assert drp_maintenance(opened, "off").exit_code == 3
+    assert drp_maintenance(opened, "show").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--reason", " "], id="an empty reason"),
+        pytest.param(["--reason", "x", "--for", "soon"], id="no duration"),
+        pytest.param(["--reason", "x", "--for", "2 d"], id="too long a wait"),
+        pytest.param(["--reason", "x", "--title", ""], id="no title"),
+        pytest.param([], id="no reason"),
+    ],
+)
+def test_what_was_typed_wrong_is_refused_and_nothing_changes(opened: Opened, words: list[str]) -> None:
+    assert drp_maintenance(opened, "on", *words).exit_code == 2
+    assert opened.runtime_in_memory.suspensions() == {}
+    assert opened.log.count() == 0
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "r" * 301])
