@@ -17,7 +17,8 @@ from typing import Any, Concatenate, ParamSpec
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
-from dr_platform.runtime.port import ProbeResult, Weights
+from dr_platform.runtime.local.documents import InUse
+from dr_platform.runtime.port import ProbeResult, Slot
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
@@ -71,30 +72,39 @@ def ports_verdict(platform: Platform) -> Verdict:
 
 @_always_answers
 def router_verdict(platform: Platform) -> Verdict:
-    """The router answers, and uses exactly the weights that were written."""
-    drifted, blind = [], []
+    """The router answers, and uses exactly the weights and the notices that were written."""
+    drifted, blind, suspended = [], [], 0
     names = sorted(platform.runtime.declared())
     for name in names:
-        seen, told = platform.local_runtime.router.weights(name), platform.local_runtime.written_weights(name)
-        if seen is None:
+        seen, told = platform.local_runtime.router.in_use(name), platform.local_runtime.told(name)
+        suspended += told.notice is not None
+        if seen.weights is None:
             blind.append(name)
         elif seen != told:
-            drifted.append(f"{name} {_pair(seen)} instead of {_pair(told)}")
-    measurements: dict[str, Measure] = {"routes": len(names), "drifted": len(drifted), "unread": len(blind)}
+            drifted.append(f"{name} {_routing(seen)} instead of {_routing(told)}")
+    measurements: dict[str, Measure] = {
+        "routes": len(names),
+        "drifted": len(drifted),
+        "unread": len(blind),
+        "suspended": suspended,
+    }
     if names and len(blind) == len(names):
         return Verdict(False, "the router does not answer", measurements)
     if blind:
         return Verdict(None, f"could not read the routes of {', '.join(blind)}", measurements)
     if drifted:
-        return Verdict(False, f"weights differ from what was written: {'; '.join(drifted)}", measurements)
+        return Verdict(False, f"routes differ from what was written: {'; '.join(drifted)}", measurements)
     missing = sorted(set(platform.catalog.services) - set(names))
     if missing:
         return Verdict(False, f"no route for {', '.join(missing)}", measurements)
-    return Verdict(True, f"{len(names)} routes as written", measurements)
+    paused = f", {suspended} suspended for maintenance" if suspended else ""
+    return Verdict(True, f"{len(names)} routes as written{paused}", measurements)
 
 
-def _pair(weights: Weights) -> str:
-    return f"{weights.blue}/{weights.green}"
+def _routing(routing: InUse) -> str:
+    """The notice's text is left out: people wrote it."""
+    weights = f"{routing.weights.blue}/{routing.weights.green}" if routing.weights else "unknown"
+    return f"{weights} suspended" if routing.notice else weights
 
 
 @_always_answers
@@ -226,7 +236,8 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
     if body.get("status") != "healthy":
         detail = f"; unhealthy: {', '.join(sick)}" if sick else ""
         return Verdict(False, f"says it is {_word(body.get('status'))}{detail}", measurements)
-    return Verdict(True, f"{ready} of {workload.replicas} replicas ready, healthy", measurements)
+    paused = "; suspended for maintenance" if observed.notice else ""
+    return Verdict(True, f"{ready} of {workload.replicas} replicas ready, healthy{paused}", measurements)
 
 
 @_always_answers
@@ -239,7 +250,7 @@ def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
         return Verdict(None, f"/health: {answer.reason or f'HTTP {answer.status}'}")
     compliance = body.get("compliance", {})
     failed = [field for field in REQUIRED_COMPLIANCE if compliance.get(field) is not True]
-    stranger = platform.runtime.probe(name, "/v1/protected", timeout_s=PROBE_S)
+    stranger = _as_stranger(platform, name)
     if stranger.status is None:
         return Verdict(None, f"/v1/protected: {stranger.reason}")
     if stranger.status not in (401, 403):
@@ -248,6 +259,18 @@ def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     if failed:
         return Verdict(False, f"not active: {', '.join(failed)}", measurements)
     return Verdict(True, "audit, encryption and access control are active", measurements)
+
+
+def _as_stranger(platform: Platform, name: str) -> ProbeResult:
+    """A request without a token. While the service is suspended the router answers for it, so its
+    own answer is asked of the slot that carries its traffic."""
+    answer = platform.runtime.probe(name, "/v1/protected", timeout_s=PROBE_S)
+    if answer.status != 503:
+        return answer
+    observed = platform.runtime.observe(name)
+    if observed.notice is None or observed.weights is None:
+        return answer
+    return platform.runtime.probe(name, "/v1/protected", max(Slot, key=observed.weights.of), timeout_s=PROBE_S)
 
 
 def _health_body(answer: ProbeResult) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ started (``sensors``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -140,6 +140,8 @@ class Situation:
     spent: Spent
     trail: Trail = Trail()
     below: Mapping[Target, Ground] = field(default_factory=dict)
+    suspended: bool = False
+    """Somebody took it out of traffic to work on it."""
 
     @property
     def cause(self) -> str | None:
@@ -164,6 +166,8 @@ def decide(situation: Situation, now: datetime, policy: Policy) -> Action:
         return Leave("could not be looked at")
     if condition.good:
         return _when_well(condition, spent, now, policy)
+    if situation.suspended:
+        return Leave("is suspended for maintenance")
     if spent.escalated_at is not None:
         return Leave("a person was called")
     if situation.cause is not None:
@@ -218,6 +222,7 @@ def situations(
     conditions: Mapping[Target, Condition],
     budgets: Mapping[Target, Spent],
     trails: Mapping[Target, Trail],
+    suspended: Collection[Target] = (),
 ) -> dict[Target, Situation]:
     """Put together what is known of each target that has a budget."""
     return {
@@ -227,6 +232,7 @@ def situations(
             spent,
             trails.get(target, Trail()),
             {b: Ground(conditions.get(b), trails.get(b, Trail())) for b in below(catalog, target)},
+            target in suspended,
         )
         for target, spent in budgets.items()
     }

@@ -64,9 +64,10 @@ def carry_out(
     it might be repeated without end."""
     budgets = RemediationBudgets(platform.operations)
     spent = {target: budgets.read("/".join(target)) for target in conditions.keys() & standing(platform)}
+    suspended: set[Target] = {("services", name) for name in platform.runtime.suspensions()}
     now = platform.clock.now()
     attempts, escalations, waiting = [], [], {}
-    for target, situation in situations(platform.catalog, conditions, spent, trails).items():
+    for target, situation in situations(platform.catalog, conditions, spent, trails, suspended).items():
         action = decide(situation, now, policy)
         if isinstance(action, Leave):
             if not situation.condition.good:

@@ -31,6 +31,8 @@ class ServiceStatus:
     replicas_desired: int
     healthy: bool
     address: str
+    suspended: bool = False
+    """Answers 503 with a notice, for maintenance. It may be healthy all the same."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def service_status(platform: Platform, name: str) -> ServiceStatus:
     slot: Slot = stable.slot
     ready = observed.slots[slot].ready
     healthy = ready >= wanted and observed.weights is not None and observed.weights.of(slot) > 0
-    return ServiceStatus(name, namespace, slot.value, stable.revision.version, ready, wanted, healthy, address)
+    suspended = observed.notice is not None
+    version = stable.revision.version
+    return ServiceStatus(name, namespace, slot.value, version, ready, wanted, healthy, address, suspended)
 
 
 def database_status(platform: Platform, name: str) -> DatabaseStatus:

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, platform_verbs, rollout_verbs, service_verbs
+from dr_platform.cli import (
+    catalog_verbs,
+    data_verbs,
+    fault_verbs,
+    maintenance_verbs,
+    platform_verbs,
+    rollout_verbs,
+    service_verbs,
+)
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
 
@@ -46,6 +54,7 @@ platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
 rollout_verbs.register(app)
+app.add_typer(maintenance_verbs.app, name="maintenance")
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(catalog_verbs.app, name="catalog")
 

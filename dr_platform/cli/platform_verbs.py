@@ -108,7 +108,8 @@ def show_status(platform: Platform) -> None:
     services = Table("service", "namespace", "slot", "version", "ready", "healthy", "address", box=None)
     for s in found.services:
         ready = f"{s.replicas_ready}/{s.replicas_desired}"
-        services.add_row(s.name, s.namespace, s.slot or "-", s.version or "-", ready, mark(s.healthy), s.address)
+        health = f"{mark(s.healthy)} [yellow]suspended[/]" if s.suspended else mark(s.healthy)
+        services.add_row(s.name, s.namespace, s.slot or "-", s.version or "-", ready, health, s.address)
     databases = Table("database", "server", "version", "healthy", "latency", box=None)
     for d in found.databases:
         latency = "-" if d.latency_ms is None else f"{d.latency_ms:.1f} ms"

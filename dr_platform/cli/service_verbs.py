@@ -63,19 +63,21 @@ def _diagnosis(platform: Platform, name: str) -> dict[str, Any]:
     try:
         observed = platform.runtime.observe(name)
         weights = None if observed.weights is None else {s.value: observed.weights.of(s) for s in Slot}
+        suspended = None if observed.weights is None else observed.notice is not None
         replicas = [
             {"slot": s.value, "replica": r.name, "state": r.state.value, "restarts": r.restarts, "reason": r.reason}
             for s, status in observed.slots.items()
             for r in status.replicas
         ]
     except PlatformError as exc:
-        weights, replicas = None, [{"reason": exc.what}]
+        weights, suspended, replicas = None, None, [{"reason": exc.what}]
     faults = FaultStore(platform.state.faults, runtime=platform.binding.runtime).list()
     return {
         "service": name,
         "conclusion": "healthy" if verdict.passed else verdict.why,
         "compliance": hipaa.why,
         "weights": weights,
+        "suspended": suspended,
         "replicas": replicas,
         "dependencies": service_health_body(platform, name).get("dependencies", {}),
         "injected_faults": [f.describe() for f in faults if f.service == name],
@@ -86,6 +88,8 @@ def _diagnosis(platform: Platform, name: str) -> dict[str, Any]:
 
 def _show_diagnosis(report: dict[str, Any]) -> None:
     console.print(f"{report['service']}: {mark(report['conclusion'] == 'healthy')} {report['conclusion']}")
+    if report["suspended"]:
+        console.print("suspended for maintenance: callers get a notice, `drp maintenance show`", markup=False)
     console.print(f"compliance: {report['compliance']}", f"weights: {report['weights']}", sep="\n", markup=False)
     for title in ("replicas", "dependencies", "injected_faults", "events", "log"):
         console.print(f"\n{title.replace('_', ' ')}:")

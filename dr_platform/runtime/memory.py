@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from dr_platform.catalog import Service
 from dr_platform.clock import Clock
+from dr_platform.runtime.notice import Notice, page
 from dr_platform.runtime.port import (
     CLOSED,
     Job,
@@ -36,9 +37,11 @@ from dr_platform.runtime.port import (
     StaleEpoch,
     StaleRecord,
     StoredRecord,
+    SuspensionNotVerified,
     UnknownService,
     Weights,
     Workload,
+    is_health_path,
 )
 
 _OUTPUT_BYTES = 64 << 10
@@ -52,7 +55,7 @@ class Faults:
     runtime_unreachable: bool = False
     router_unreachable: bool = False
     routes_ignored: bool = False
-    """The router takes new weights and goes on with the old ones."""
+    """The router takes new weights and notices, and goes on with the old ones."""
     unready_versions: set[str] = field(default_factory=set)
     crashing_versions: set[str] = field(default_factory=set)
     unready_replicas: set[str] = field(default_factory=set)
@@ -75,6 +78,9 @@ class _Declared:
     routed: Weights = CLOSED
     epoch: int = 0
     requests: int = 0
+    notice: Notice | None = None
+    shown: Notice | None = None
+    """What the router does, as ``routed`` for the weights."""
 
 
 class MemoryRuntime:
@@ -151,14 +157,18 @@ class MemoryRuntime:
     def observe(self, name: str) -> Observed:
         with self._reachable():
             known = self._known(name)
-            weights = None if self.faults.router_unreachable else known.routed
-            return Observed(name, {slot: self._status(known, slot) for slot in Slot}, weights, known.epoch)
+            slots = {slot: self._status(known, slot) for slot in Slot}
+            if self.faults.router_unreachable:
+                return Observed(name, slots, None, known.epoch)
+            return Observed(name, slots, known.routed, known.epoch, known.shown)
 
     def probe(self, name: str, path: str, slot: Slot | None = None, timeout_s: float = 5.0) -> ProbeResult:
         with self._reachable():
             known = self._known(name)
             if self.faults.router_unreachable:
                 return ProbeResult(None, reason="connection refused")
+            if known.shown is not None and slot is None and not is_health_path(path):
+                return ProbeResult(503, page(known.shown).encode(), retry_after_s=known.shown.retry_after_s)
             target = slot or self._chosen(known)
             if target is None or not self._status(known, target).ready:
                 return ProbeResult(503, b'{"status": "unavailable"}')
@@ -185,6 +195,16 @@ class MemoryRuntime:
             if self.faults.routes_ignored:
                 raise RouteNotVerified(name, weights, f"{known.routed.blue}/{known.routed.green}")
             known.routed = weights
+
+    def suspend(self, name: str, notice: Notice) -> None:
+        self._tell(name, notice)
+
+    def resume(self, name: str) -> None:
+        self._tell(name, None)
+
+    def suspensions(self) -> Mapping[str, Notice]:
+        with self._reachable():
+            return {name: known.notice for name, known in self._services.items() if known.notice is not None}
 
     def run_job(self, job: Job) -> JobResult:
         with self._reachable():
@@ -250,6 +270,16 @@ class MemoryRuntime:
         if name not in self._services:
             raise UnknownService(name, self._services)
         return self._services[name]
+
+    def _tell(self, name: str, notice: Notice | None) -> None:
+        with self._reachable():
+            known = self._known(name)
+            if self.faults.router_unreachable:
+                raise RuntimeUnreachable("memory", "the router is gone")
+            known.notice = notice
+            if self.faults.routes_ignored:
+                raise SuspensionNotVerified(name, known.shown.title if known.shown else "no notice")
+            known.shown = notice
 
     def _slot(self, name: str, slot: Slot) -> _Slot:
         return self._known(name).slots[slot]

@@ -15,14 +15,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NewType, Protocol
+from urllib.parse import urlsplit
 
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+from dr_platform.runtime.notice import Notice
 
 if TYPE_CHECKING:  # the keeper reads this module for its errors, and should stay small
     from dr_platform.catalog import Service
 
 REVISION_HEADER = "x-drp-revision"
 """A request that carries this header with a slot's name reaches that slot whatever the weights."""
+
+HEALTH_PATH = "/health"
+"""It and what lies below it answers also while a service is suspended: whoever probes a service that
+an operator works on shall see how it is, and nobody shall be sent to mend it."""
+
+
+def is_health_path(path: str) -> bool:
+    """Whether a request's path, with or without a query, is ``HEALTH_PATH`` or below it."""
+    return f"{urlsplit(path).path}/".startswith(f"{HEALTH_PATH}/")
 
 
 class Slot(StrEnum):
@@ -121,23 +132,28 @@ class Observed:
     """A service as it is now, read and not remembered.
 
     ``weights`` is what the router does, not what it was told; ``None`` means it could not be read,
-    which is neither good nor a reason to destroy something.
+    which is neither good nor a reason to destroy something. ``notice`` is read together with them:
+    what the router answers while the service is suspended, ``None`` while it is not. Where
+    ``weights`` could not be read, ``notice`` says nothing.
     """
 
     service: str
     slots: Mapping[Slot, SlotStatus]
     weights: Weights | None
     epoch: int = 0
+    notice: Notice | None = None
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """An HTTP answer, or why there was none (``status`` is then ``None``)."""
+    """An HTTP answer, or why there was none (``status`` is then ``None``). ``retry_after_s`` is the
+    answer's ``Retry-After`` where it has one in seconds."""
 
     status: int | None
     body: bytes = b""
     latency_ms: float = 0.0
     reason: str = ""
+    retry_after_s: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -205,8 +221,9 @@ class Runtime(Protocol):
         """
 
     def undeclare(self, name: str) -> None:
-        """Take the permanent parts and the record away again. Refused (``SlotInUse``) while a slot
-        runs anything. Kubernetes: deletes the two Services, the HTTPRoute and the ConfigMap."""
+        """Take the permanent parts and the record away again, and a suspension with them. Refused
+        (``SlotInUse``) while a slot runs anything. Kubernetes: deletes the two Services, the
+        HTTPRoute and the ConfigMaps."""
 
     def declared(self) -> frozenset[str]:
         """Names of all declared services. Kubernetes: HTTPRoutes by our label."""
@@ -244,6 +261,29 @@ class Runtime(Protocol):
         Kubernetes: one JSON patch of the HTTPRoute with ``test`` on its epoch annotation, then
         ``observedGeneration``.
         """
+
+    def suspend(self, name: str, notice: Notice) -> None:
+        """Answer the service's requests 503 with ``Retry-After`` and the notice, as a page or, to
+        who accepts JSON and no HTML, as JSON; returns only when the router was seen to do so.
+
+        Two kinds of requests are still served: those with ``REVISION_HEADER``, for operators, and
+        those of ``HEALTH_PATH``, for probes. Requests under way come to their end. Slots, weights,
+        epoch and record stay as they are and can be changed meanwhile; ``route`` does not end a
+        suspension, nor does a restart of anything. Again with another notice: changes the notice.
+        ``SuspensionNotVerified`` means told, but not seen in time: repeat it.
+        Kubernetes: in the HTTPRoute the rule of the weights is narrowed to ``/health`` (with the
+        header's rules repeated there, since a longer path comes before a header), and one more rule
+        sends the rest to the Service ``maintenance``, which answers 503 with the notice of the
+        ConfigMap ``notice-<name>``; a ResponseHeaderModifier of that rule sets ``Retry-After``.
+        """
+
+    def resume(self, name: str) -> None:
+        """End the suspension; traffic goes by the weights again, as verified as in ``suspend``. A
+        service that is not suspended stays as it is. Kubernetes: takes that rule back out."""
+
+    def suspensions(self) -> Mapping[str, Notice]:
+        """What was told last, by service; ``observe`` says what the router does. Kubernetes: the
+        ConfigMaps ``notice-<name>`` by our label."""
 
     def run_job(self, job: Job) -> JobResult:
         """Run a program to its end and return its last 64 KiB of output. A job of that name that
@@ -319,9 +359,18 @@ class NoCapacity(PlatformError):
 class RouteNotVerified(TemporaryFailure):
     def __init__(self, name: str, weights: Weights, seen: str) -> None:
         super().__init__(name, weights, seen)
+        self.seen = seen
         self.what = f"{name}: weights {weights.blue}/{weights.green} were written but not seen in use ({seen})"
         self.untouched = f"the slots of {name}"
         self.next_step = "repeat the change; if it stays, `drp doctor` looks at the router"
+
+
+class SuspensionNotVerified(TemporaryFailure):
+    def __init__(self, name: str, seen: str) -> None:
+        super().__init__(name, seen)
+        self.what = f"{name}: what it answers during maintenance was written but not seen in use ({seen})"
+        self.untouched = f"the slots, the weights and the record of {name}"
+        self.next_step = "repeat the command; if it stays, `drp doctor` looks at the router"
 
 
 class StaleRecord(PlatformError):

@@ -18,6 +18,7 @@ from typing import Protocol
 import pytest
 
 from dr_platform.catalog import Service
+from dr_platform.runtime.notice import MAX_RETRY_AFTER_S, MAX_TEXT, MAX_TITLE, Notice
 from dr_platform.runtime.port import (
     CLOSED,
     Job,
@@ -26,6 +27,7 @@ from dr_platform.runtime.port import (
     ReplicaState,
     Revision,
     Runtime,
+    RuntimeUnreachable,
     Slot,
     SlotInUse,
     StaleEpoch,
@@ -37,6 +39,7 @@ from dr_platform.runtime.port import (
 
 BLUE, GREEN = Slot.BLUE, Slot.GREEN
 ALL_BLUE, ALL_GREEN = Weights(100, 0), Weights(0, 100)
+NOTICE = Notice("Back soon", "We are working on it.", 120)
 RATE = 100
 """Requests a second of the load that no change may lose one of."""
 
@@ -242,6 +245,8 @@ class RuntimeContract:
             lambda: runtime.observe(stranger.name),
             lambda: runtime.probe(stranger.name, "/"),
             lambda: runtime.route(stranger.name, ALL_BLUE, 1),
+            lambda: runtime.suspend(stranger.name, NOTICE),
+            lambda: runtime.resume(stranger.name),
             lambda: runtime.logs(stranger.name),
             lambda: runtime.read_record(stranger.name),
             lambda: runtime.write_record(stranger.name, "{}", None),
@@ -487,6 +492,122 @@ class RuntimeContract:
             assert writing.result(timeout=20) > 0
         seen = runtime.observe(service.name)
         assert (seen.weights, seen.epoch) == (ALL_GREEN, 2)
+
+    def test_a_suspended_service_answers_503_with_the_notice_and_serves_again_when_resumed(
+        self, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        runtime.suspend(service.name, NOTICE)
+        for path in ("/", "/work?wait=0", "/healthy", "/v1/health"):
+            answer = runtime.probe(service.name, path)
+            assert (answer.status, answer.retry_after_s) == (503, 120), path
+            assert b"We are working on it." in answer.body
+        runtime.resume(service.name)
+        assert version_of(runtime.probe(service.name, "/")) == "1"
+
+    def test_operators_and_probes_still_reach_a_suspended_service(self, runtime: Runtime, service: Service) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        deploy(runtime, GREEN, a_workload(service, "2"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        until(lambda: runtime.probe(service.name, "/", GREEN).ok)
+        runtime.suspend(service.name, NOTICE)
+        assert version_of(runtime.probe(service.name, "/", BLUE)) == "1"
+        assert version_of(runtime.probe(service.name, "/", GREEN)) == "2"
+        for path in ("/health", "/health?deep=1", "/health/ready"):
+            assert version_of(runtime.probe(service.name, path)) == "1"
+
+    def test_a_suspension_is_told_and_seen_and_changes_nothing_else(
+        self, harness: RuntimeHarness, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 3)
+        version = runtime.write_record(service.name, "{}", None)
+        before = runtime.observe(service.name)
+        assert before.notice is None
+        runtime.suspend(service.name, NOTICE)
+        seen = harness.another().observe(service.name)
+        assert seen.notice == NOTICE
+        assert (seen.slots, seen.weights, seen.epoch) == (before.slots, before.weights, before.epoch)
+        stored = runtime.read_record(service.name)
+        assert stored is not None
+        assert stored.version == version
+        assert harness.another().suspensions()[service.name] == NOTICE
+        runtime.resume(service.name)
+        assert runtime.observe(service.name) == before
+        assert service.name not in runtime.suspensions()
+
+    def test_deployments_and_declarations_go_on_behind_a_suspension_and_do_not_end_it(
+        self, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        runtime.suspend(service.name, NOTICE)
+        deploy(runtime, GREEN, a_workload(service, "2"))
+        runtime.route(service.name, ALL_GREEN, 2)
+        runtime.retire(service.name, BLUE)
+        runtime.declare(changed(service, request_timeout="3 s"))
+        seen = runtime.observe(service.name)
+        assert (seen.notice, seen.weights, seen.epoch) == (NOTICE, ALL_GREEN, 2)
+        assert runtime.probe(service.name, "/").status == 503
+        assert version_of(runtime.probe(service.name, "/health")) == "2"
+        runtime.resume(service.name)
+        assert version_of(runtime.probe(service.name, "/")) == "2"
+
+    def test_suspending_again_changes_the_notice_and_resuming_again_nothing(
+        self, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        longest = Notice("\U0001f6e0" * MAX_TITLE, "\"%{}'" * (MAX_TEXT // 5), MAX_RETRY_AFTER_S)
+        for notice in (NOTICE, NOTICE, longest):
+            runtime.suspend(service.name, notice)
+            assert runtime.observe(service.name).notice == notice
+            assert runtime.probe(service.name, "/").retry_after_s == notice.retry_after_s
+        for _ in range(2):
+            runtime.resume(service.name)
+            assert runtime.observe(service.name).notice is None
+            assert runtime.probe(service.name, "/").ok
+
+    def test_a_service_without_a_deployment_can_be_suspended(self, runtime: Runtime, service: Service) -> None:
+        runtime.suspend(service.name, NOTICE)
+        seen = runtime.observe(service.name)
+        assert (seen.weights, seen.notice) == (CLOSED, NOTICE)
+        assert runtime.probe(service.name, "/").retry_after_s == 120
+        assert runtime.probe(service.name, "/health").retry_after_s is None
+
+    def test_an_undeclared_service_leaves_no_suspension_behind(self, runtime: Runtime, service: Service) -> None:
+        runtime.suspend(service.name, NOTICE)
+        runtime.undeclare(service.name)
+        assert service.name not in runtime.suspensions()
+        runtime.declare(service)
+        assert runtime.observe(service.name).notice is None
+
+    def test_suspending_and_resuming_under_load_loses_no_request_but_for_the_notice(
+        self, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        with load(runtime, service.name, "/?wait=0.2") as requests:
+            runtime.suspend(service.name, NOTICE)
+            suspended = time.monotonic()
+            sent = requests.sent
+            until(lambda: requests.answered(sent + 20))
+            resuming = time.monotonic()
+            runtime.resume(service.name)
+            resumed = time.monotonic()
+        answers = requests.answers
+        assert [a for _, a in answers if not a.ok and a.retry_after_s != 120] == []
+        assert [a for at, a in answers if suspended < at < resuming and a.ok] == []
+        assert [a for at, a in answers if at > resumed and not a.ok] == []
+
+    def test_a_suspension_that_the_router_cannot_be_told_is_refused(
+        self, harness: RuntimeHarness, runtime: Runtime, service: Service
+    ) -> None:
+        with harness.lose_router(), pytest.raises(RuntimeUnreachable):
+            runtime.suspend(service.name, NOTICE)
+        assert service.name not in runtime.suspensions()
+        assert runtime.observe(service.name).notice is None
 
     def test_a_job_runs_to_its_end_and_gives_its_exit_code_and_output(
         self, harness: RuntimeHarness, runtime: Runtime

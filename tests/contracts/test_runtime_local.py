@@ -27,11 +27,13 @@ from dr_platform.runtime.local.records import Declared, LocalRecords, PortRange
 from dr_platform.runtime.local.router import Router, RouteRejected
 from dr_platform.runtime.local.runtime import Launch, LocalRuntime
 from dr_platform.runtime.local.supervisor import Supervisor
-from dr_platform.runtime.port import ProbeResult, Slot, Weights, Workload
+from dr_platform.runtime.notice import document, page
+from dr_platform.runtime.port import ProbeResult, Slot, SuspensionNotVerified, Weights, Workload
 from dr_platform.state import StateDirectory
 from tests.contracts.runtime import (
     ALL_BLUE,
     ALL_GREEN,
+    NOTICE,
     RuntimeContract,
     a_service,
     a_workload,
@@ -136,6 +138,14 @@ class _NoWeights(Weights):
         return isinstance(other, _NoWeights)
 
     __hash__ = Weights.__hash__
+
+
+def asked(service: Service, method: str, accept: str | None) -> tuple[int, dict[str, str], str]:
+    """One request through the router: status, headers by lower-case name, body."""
+    with closing(http.client.HTTPConnection("127.0.0.1", service.port + PORT_OFFSET, timeout=5)) as connection:
+        connection.request(method, "/", headers={"Accept": accept} if accept else {})
+        answer = connection.getresponse()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +266,51 @@ class TestLocalRuntime(RuntimeContract):
         assert file.read_text() == good
         assert runtime.observe(service.name).weights == ALL_BLUE
         assert runtime.probe(service.name, "/").ok
+
+    def test_a_notice_is_json_for_programs_and_a_page_for_everybody_else(self, local: LocalHarness) -> None:
+        local.runtime.declare(service := a_service())
+        local.runtime.suspend(service.name, NOTICE)
+        for accept, media_type in (
+            ("application/json", "application/json"),
+            ("text/plain, Application/JSON;q=0.9", "application/json"),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),
+            ("text/html, application/json;q=0.5", "text/html; charset=utf-8"),
+            ("*/*", "text/html; charset=utf-8"),
+            (None, "text/html; charset=utf-8"),
+        ):
+            for method in ("GET", "POST"):
+                status, headers, body = asked(service, method, accept)
+                assert (status, headers["content-type"], headers["retry-after"]) == (503, media_type, "120"), accept
+                assert headers["cache-control"] == "no-store"
+                expected = page(NOTICE) if media_type.startswith("text") else document(service.name, NOTICE)
+                assert body == expected
+
+    def test_a_suspension_survives_the_end_of_the_router_and_of_the_supervisor(self, local: LocalHarness) -> None:
+        runtime = local.runtime
+        runtime.declare(service := a_service())
+        deploy(runtime, Slot.BLUE, workload := a_workload(service, "1"))
+        runtime.route(service.name, ALL_BLUE, 1)
+        runtime.suspend(service.name, NOTICE)
+        before = local.pid("router")
+        os.kill(before, signal.SIGKILL)
+        until(lambda: runtime.observe(service.name).notice == NOTICE and local.pid("router") != before)
+        until(lambda: runtime.probe(service.name, "/").retry_after_s == 120)
+        local.supervisor.stop()
+        local.bring_up()
+        assert runtime.observe(service.name).notice == NOTICE
+        assert runtime.probe(service.name, "/").retry_after_s == 120
+        deploy(runtime, Slot.BLUE, workload)
+        runtime.resume(service.name)
+        until(lambda: runtime.probe(service.name, "/").ok)
+
+    def test_a_notice_that_the_router_rejects_is_taken_back(self, local: LocalHarness) -> None:
+        runtime = local.another()
+        runtime.declare(service := a_service())
+        runtime.router = RejectingRouter(runtime.router, service.name)
+        with pytest.raises(SuspensionNotVerified):
+            runtime.suspend(service.name, NOTICE)
+        assert local.runtime.suspensions().get(service.name) is None
+        assert local.runtime.observe(service.name).notice is None
 
     def test_traffic_is_counted_for_each_slot_and_scaling_does_not_reset_it(self, local: LocalHarness) -> None:
         runtime = local.runtime

@@ -11,8 +11,16 @@ import pytest
 
 from dr_platform.clock import SystemClock
 from dr_platform.runtime.memory import MemoryRuntime
-from dr_platform.runtime.port import Job, JobResult, RouteNotVerified, Runtime, RuntimeUnreachable, Slot
-from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, RuntimeContract, a_service, a_workload, deploy
+from dr_platform.runtime.port import (
+    Job,
+    JobResult,
+    RouteNotVerified,
+    Runtime,
+    RuntimeUnreachable,
+    Slot,
+    SuspensionNotVerified,
+)
+from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, NOTICE, RuntimeContract, a_service, a_workload, deploy
 
 pytestmark = pytest.mark.contract
 
@@ -97,3 +105,13 @@ def test_a_route_that_is_told_but_not_taken_is_reported_and_seen() -> None:
     with pytest.raises(RouteNotVerified):
         runtime.route(service.name, ALL_GREEN, 1)
     assert runtime.observe(service.name).weights == ALL_BLUE
+
+
+def test_a_suspension_that_is_told_but_not_taken_is_reported_and_seen() -> None:
+    runtime = MemoryRuntime(SystemClock())
+    runtime.declare(service := a_service())
+    runtime.faults.routes_ignored = True
+    with pytest.raises(SuspensionNotVerified):
+        runtime.suspend(service.name, NOTICE)
+    assert runtime.observe(service.name).notice is None
+    assert runtime.suspensions() == {service.name: NOTICE}

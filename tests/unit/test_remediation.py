@@ -69,8 +69,10 @@ def situation(
     trail: Trail = Trail(),  # noqa: B008 - frozen
     below: Ground | None = None,
     target: Target = SERVICE,
+    *,
+    suspended: bool = False,
 ) -> Situation:
-    return Situation(target, condition, budget, trail, {DATABASE: below} if below else {})
+    return Situation(target, condition, budget, trail, {DATABASE: below} if below else {}, suspended)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,17 @@ def situation(
             Escalate("falls ill again and again, 9 attempts since 11:00: 0 of 1 replicas ready"),
             id="ever new episodes end in a call too",
         ),
+        pytest.param(
+            situation(ill(99), suspended=True),
+            Leave("is suspended for maintenance"),
+            id="who works on it is not disturbed",
+        ),
+        pytest.param(
+            situation(ill(99), spent(3, 99), suspended=True), Leave("is suspended for maintenance"), id="nor called"
+        ),
+        pytest.param(
+            situation(well(60), spent(1), suspended=True), Clear(), id="a suspended service gets its budget back too"
+        ),
         pytest.param(situation(well(99)), Leave("well"), id="well"),
         pytest.param(
             situation(well(59), spent(1)), Leave("well again, not long enough to forget"), id="too early to forget"
@@ -169,6 +182,13 @@ def test_only_targets_with_a_budget_are_decided_about_but_all_conditions_count_a
     found = situations(CATALOG, conditions, {target: UNSPENT}, {})
     assert set(found) == {target}
     assert found[target].cause == f"stands on databases/{database[1]}, which is unhealthy"
+
+
+def test_only_the_suspended_targets_are_left_to_whoever_works_on_them() -> None:
+    names = list(CATALOG.services)[:2]
+    conditions = {("services", name): ill(99) for name in names}
+    found = situations(CATALOG, conditions, dict.fromkeys(conditions, UNSPENT), {}, {("services", names[0])})
+    assert [found["services", name].suspended for name in names] == [True, False]
 
 
 @dataclass

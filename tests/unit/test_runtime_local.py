@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from dr_platform.runtime.local.records import (
     Route,
     ports_for,
 )
+from dr_platform.runtime.notice import Notice
 from dr_platform.runtime.port import (
     CLOSED,
     Revision,
@@ -234,6 +238,40 @@ def declared(weights: Weights = CLOSED, sequence: int = 0) -> Declared:
 def test_the_weights_of_a_route_table_are_read_back(weights: Weights) -> None:
     (table,) = documents.routes(declared(weights))["resources"]
     assert documents.weights_in(table) == weights
+
+
+@pytest.mark.parametrize("weights", [CLOSED, Weights(75, 25)], ids=str)
+def test_the_notice_of_a_route_table_is_read_back_beside_its_weights(weights: Weights) -> None:
+    notice = Notice("Back soon", "We are working on it.", 120)
+    (table,) = documents.routes(replace(declared(weights), notice=notice))["resources"]
+    assert documents.in_use(table) == documents.InUse(weights, notice)
+    (table,) = documents.routes(declared(weights))["resources"]
+    assert documents.in_use(table) == documents.InUse(weights, None)
+
+
+def test_a_database_from_before_suspensions_takes_them(tmp_path: Path) -> None:
+    path, ports = tmp_path / "runtime.db", PortRange(31_000, 100)
+    records = LocalRecords(path, ManualClock(), ports)
+    records.declare(service := a_service())
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE suspensions")
+    opened = LocalRecords(path, ManualClock(), ports)
+    assert opened.one(service.name).notice is None
+    opened.tell(service.name, notice := Notice("Back soon", "We are working on it.", 120))
+    assert LocalRecords(path, ManualClock(), ports).all()[service.name].notice == notice
+
+
+def test_a_refused_notice_gives_way_to_the_one_before_unless_somebody_told_another(tmp_path: Path) -> None:
+    records = LocalRecords(tmp_path / "runtime.db", ManualClock(), PortRange(31_000, 100))
+    records.declare(service := a_service())
+    first, second, third = (Notice(f"notice {n}", "text", n) for n in (1, 2, 3))
+    records.tell(service.name, first)
+    assert records.tell(service.name, second) == first
+    records.untell(service.name, second, first)
+    assert records.notices() == {service.name: first}
+    records.tell(service.name, third)
+    records.untell(service.name, second, first)
+    assert records.notices() == {service.name: third}
 
 
 @pytest.mark.parametrize("table", [{}, {"virtual_hosts": []}, {"virtual_hosts": [{"routes": [{}]}]}])

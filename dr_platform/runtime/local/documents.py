@@ -9,15 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dr_platform.catalog import Service
 from dr_platform.runtime.local.records import Declared
-from dr_platform.runtime.port import CLOSED, REVISION_HEADER, Slot, Weights
+from dr_platform.runtime.notice import MAX_FORM_BYTES, Notice, document, from_document, page
+from dr_platform.runtime.port import CLOSED, HEALTH_PATH, REVISION_HEADER, Slot, Weights
 
 VERSION_PATH = "/__drp/route-version"
 """Answered by the router itself with the version of the route table that served it."""
+
+_NOTICE_AS_PAGE, _NOTICE_AS_JSON = "notice-page", "notice-json"
+"""Names of the routes that answer for a suspended service; only these have a name."""
 
 _API = "type.googleapis.com/envoy"
 _HTTP_OPTIONS = f"{_API}.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -138,40 +143,92 @@ def routes(known: Declared) -> Document:
         }
         for slot in Slot
     ]
-    content = [*by_header, _by_weight(service.name, route.weights, timeout)]
+    open_to = {"path_separated_prefix": HEALTH_PATH} if known.notice else {"prefix": "/"}
+    notices = _notice_routes(service.name, known.notice) if known.notice else []
+    content = [*by_header, _by_weight(service.name, route.weights, timeout, open_to), *notices]
     version = f"{route.epoch}.{route.sequence}.{_hash(content)}"
     told = {"match": {"path": VERSION_PATH}, "direct_response": {"status": 200, "body": {"inline_string": version}}}
     table = {
         "@type": f"{_API}.config.route.v3.RouteConfiguration",
         "name": service.name,
         "validate_clusters": True,
+        **({"max_direct_response_body_size_bytes": MAX_FORM_BYTES} if notices else {}),
         "virtual_hosts": [{"name": service.name, "domains": ["*"], "routes": [told, *content]}],
     }
     return {"version_info": version, "resources": [table]}
 
 
-def _by_weight(name: str, weights: Weights, timeout: str) -> Document:
+def _by_weight(name: str, weights: Weights, timeout: str, match: Document) -> Document:
     if weights == CLOSED:
         body = json.dumps({"status": "unavailable", "service": name, "reason": "no version takes traffic yet"})
-        json_type = {"key": "content-type", "value": "application/json"}
-        return {
-            "match": {"prefix": "/"},
-            "direct_response": {"status": 503, "body": {"inline_string": body}},
-            "response_headers_to_add": [{"header": json_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-        }
+        return {"match": match, **_answered_503(body, {"content-type": "application/json"})}
     shares = [{"name": cluster_name(name, slot), "weight": weights.of(slot)} for slot in Slot]
-    return {"match": {"prefix": "/"}, "route": {"timeout": timeout, "weighted_clusters": {"clusters": shares}}}
+    return {"match": match, "route": {"timeout": timeout, "weighted_clusters": {"clusters": shares}}}
+
+
+def _notice_routes(name: str, notice: Notice) -> list[Document]:
+    """To programs as JSON, to everybody else as a page. Browsers accept HTML, and some JSON as well."""
+    kept = {"retry-after": str(notice.retry_after_s), "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    as_json = {**kept, "content-type": "application/json"}
+    as_page = {
+        **kept,
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    }
+    wants_json = [_accepts("application/json"), {**_accepts("text/html"), "invert_match": True}]
+    return [
+        {
+            "name": _NOTICE_AS_JSON,
+            "match": {"prefix": "/", "headers": wants_json},
+            **_answered_503(document(name, notice), as_json),
+        },
+        {"name": _NOTICE_AS_PAGE, "match": {"prefix": "/"}, **_answered_503(page(notice), as_page)},
+    ]
+
+
+def _accepts(media_type: str) -> Document:
+    return {"name": "accept", "string_match": {"contains": media_type, "ignore_case": True}}
+
+
+def _answered_503(body: str, headers: Mapping[str, str]) -> Document:
+    """An answer by the router itself."""
+    added = [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
+    return {"direct_response": {"status": 503, "body": {"inline_string": body}}, "response_headers_to_add": added}
+
+
+@dataclass(frozen=True)
+class InUse:
+    """What a route table does with requests. ``weights`` is ``None`` where it is not one of ours."""
+
+    weights: Weights | None
+    notice: Notice | None = None
+
+
+def in_use(table: Mapping[str, Any]) -> InUse:
+    """The meaning of a route table as Envoy reports it."""
+    return InUse(weights_in(table), _notice_in(table))
 
 
 def weights_in(table: Mapping[str, Any]) -> Weights | None:
     """The weights of a route table as Envoy reports it; ``None`` where it is not one of ours."""
     try:
-        last = table["virtual_hosts"][0]["routes"][-1]
+        last = [route for route in table["virtual_hosts"][0]["routes"] if not route.get("name")][-1]
         if "direct_response" in last:
             return CLOSED
         shares = {share["name"]: share.get("weight", 0) for share in last["route"]["weighted_clusters"]["clusters"]}
         return Weights(*(shares[cluster_name(table["name"], slot)] for slot in Slot))
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _notice_in(table: Mapping[str, Any]) -> Notice | None:
+    try:
+        routes = {route.get("name"): route for route in table["virtual_hosts"][0]["routes"]}
+        return from_document(routes[_NOTICE_AS_JSON]["direct_response"]["body"]["inline_string"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 
 

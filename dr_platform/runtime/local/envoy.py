@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dr_platform.runtime.local import documents
-from dr_platform.runtime.port import ProbeResult, RuntimeUnreachable, Slot, Weights
+from dr_platform.runtime.port import ProbeResult, RuntimeUnreachable, Slot
 
 _TIMEOUT_S = 3.0
 
@@ -79,9 +79,10 @@ class EnvoyAdmin:
                 return entry.get("version_info", ""), entry["route_config"]
         return None
 
-    def weights(self, name: str) -> Weights | None:
+    def in_use(self, name: str) -> documents.InUse:
+        """What Envoy does with requests; before there are routes of the service, nothing is known."""
         found = self.route_table(name)
-        return documents.weights_in(found[1]) if found else None
+        return documents.in_use(found[1]) if found else documents.InUse(None)
 
     def warming_clusters(self) -> frozenset[str]:
         return frozenset(entry["cluster"]["name"] for entry in self._dump("dynamic_warming_clusters", ".*"))
@@ -123,7 +124,9 @@ def get(port: int, path: str, headers: Mapping[str, str], timeout_s: float, cloc
             connection.request("GET", path, headers={**headers, "Connection": "close"})
             answer = connection.getresponse()
             body = answer.read(1 << 20)
-            return ProbeResult(answer.status, body, elapsed())
+            after = answer.getheader("Retry-After", "")
+            retry_after_s = int(after) if after.isdecimal() and after.isascii() else None
+            return ProbeResult(answer.status, body, elapsed(), retry_after_s=retry_after_s)
     except TimeoutError:
         return ProbeResult(None, latency_ms=elapsed(), reason=f"no answer within {timeout_s:g} s")
     except (OSError, http.client.HTTPException, ValueError) as exc:

@@ -1,6 +1,6 @@
 """What the local runtime must not forget, in one SQLite file.
 
-Here: declared services, slots, routes, records, leases and ports, each change durable before it
+Here: declared services, slots, routes, suspensions, records, leases and ports, each change durable before it
 returns. Not here: what Envoy and supervisord make of it (``router``, ``supervisor``).
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dr_platform.catalog import Service
 from dr_platform.clock import Clock
+from dr_platform.runtime.notice import Notice
 from dr_platform.runtime.port import (
     CLOSED,
     Lease,
@@ -50,6 +51,8 @@ CREATE TABLE IF NOT EXISTS ports (port INTEGER PRIMARY KEY, name TEXT NOT NULL, 
 CREATE TABLE IF NOT EXISTS records (name TEXT PRIMARY KEY, body TEXT NOT NULL, version TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS leases (
   name TEXT PRIMARY KEY, holder TEXT NOT NULL, transitions INTEGER NOT NULL, expires_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS suspensions (
+  name TEXT PRIMARY KEY, title TEXT NOT NULL, text TEXT NOT NULL, retry_after_s INTEGER NOT NULL);
 """
 
 
@@ -115,6 +118,8 @@ class Declared:
     service: Service
     route: Route
     slots: Mapping[Slot, FilledSlot]
+    notice: Notice | None = None
+    """Told instead of an answer while the service is suspended."""
 
 
 class LocalRecords:
@@ -155,7 +160,7 @@ class LocalRecords:
 
     def undeclare(self, name: str) -> None:
         with self._transaction("IMMEDIATE") as db:
-            for table in ("services", "routes", "slots", "ports", "records"):
+            for table in ("services", "routes", "slots", "ports", "records", "suspensions"):
                 db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608 (names of our own tables)
 
     def all(self) -> dict[str, Declared]:
@@ -166,8 +171,14 @@ class LocalRecords:
             slots: dict[str, dict[Slot, FilledSlot]] = {}
             for name, slot, *row in db.execute(f"SELECT name, slot, {_SLOT} FROM slots"):  # noqa: S608
                 slots.setdefault(name, {})[Slot(slot)] = _slot(row)
+            notices = _read_notices(db)
         return {
-            name: Declared(Service.model_validate_json(definition), routes.get(name, Route()), slots.get(name, {}))
+            name: Declared(
+                Service.model_validate_json(definition),
+                routes.get(name, Route()),
+                slots.get(name, {}),
+                notices.get(name),
+            )
             for name, definition in services
         }
 
@@ -175,7 +186,8 @@ class LocalRecords:
         with self._transaction("DEFERRED") as db:
             service = _declared(db, name)
             slots = db.execute(f"SELECT slot, {_SLOT} FROM slots WHERE name = ?", (name,)).fetchall()  # noqa: S608
-            return Declared(service, _read_route(db, name), {Slot(slot): _slot(row) for slot, *row in slots})
+            filled = {Slot(slot): _slot(row) for slot, *row in slots}
+            return Declared(service, _read_route(db, name), filled, _read_notices(db).get(name))
 
     def names(self) -> frozenset[str]:
         with self._transaction("DEFERRED") as db:
@@ -197,6 +209,26 @@ class LocalRecords:
             current = _read_route(db, name)
             if current == told:
                 _write_route(db, name, replace(current, weights=weights, sequence=current.sequence + 1))
+
+    def notices(self) -> dict[str, Notice]:
+        """Of all services that are suspended."""
+        with self._transaction("DEFERRED") as db:
+            return _read_notices(db)
+
+    def tell(self, name: str, notice: Notice | None) -> Notice | None:
+        """Store what is told instead of an answer, or nothing, and return what that replaces. The
+        route's sequence stays: it counts changes of weights, which go on beside a suspension."""
+        with self._transaction("IMMEDIATE") as db:
+            _declared(db, name)
+            before = _read_notices(db).get(name)
+            _write_notice(db, name, notice)
+            return before
+
+    def untell(self, name: str, told: Notice | None, before: Notice | None) -> None:
+        """Put ``before`` in again, if ``told`` is still what is stored."""
+        with self._transaction("IMMEDIATE") as db:
+            if _read_notices(db).get(name) == told:
+                _write_notice(db, name, before)
 
     def fill(self, name: str, slot: Slot, filled: FilledSlot) -> None:
         """Say what the slot runs. Refused (``SlotInUse``) where that would change a revision under
@@ -312,6 +344,18 @@ def _read_route(db: sqlite3.Connection, name: str) -> Route:
 def _write_route(db: sqlite3.Connection, name: str, route: Route) -> None:
     values = (name, route.weights.blue, route.weights.green, route.epoch, route.sequence)
     db.execute("INSERT OR REPLACE INTO routes VALUES (?, ?, ?, ?, ?)", values)
+
+
+def _read_notices(db: sqlite3.Connection) -> dict[str, Notice]:
+    rows = db.execute("SELECT name, title, text, retry_after_s FROM suspensions")
+    return {name: Notice(title, text, retry_after_s) for name, title, text, retry_after_s in rows}
+
+
+def _write_notice(db: sqlite3.Connection, name: str, notice: Notice | None) -> None:
+    if notice is None:
+        db.execute("DELETE FROM suspensions WHERE name = ?", (name,))
+    else:
+        db.execute("INSERT OR REPLACE INTO suspensions VALUES (?, ?, ?, ?)", (name, *astuple(notice)))
 
 
 def _route(row: tuple[int, int, int, int]) -> Route:

@@ -85,12 +85,16 @@ class Router:
             self._project(declared)
             self._verify(declared[name], good, refused)
 
-    def weights(self, name: str) -> Weights | None:
-        """What Envoy does now; ``None`` when it cannot be asked."""
+    def in_use(self, name: str) -> documents.InUse:
+        """What Envoy does now; nothing is known when it cannot be asked."""
         try:
-            return self.admin.weights(name)
+            return self.admin.in_use(name)
         except RuntimeUnreachable:
-            return None
+            return documents.InUse(None)
+
+    def weights(self, name: str) -> Weights | None:
+        """The weights alone; ``None`` when they could not be read."""
+        return self.in_use(name).weights
 
     def listening_ports(self) -> frozenset[int]:
         """Ports that the router was last told to listen on."""
@@ -150,6 +154,7 @@ class Router:
 
     def _verify(self, known: Declared, good: str | None, refused: int) -> None:
         name, weights = known.service.name, known.route.weights
+        wanted = documents.InUse(weights, known.notice)
         version = documents.routes(known)["version_info"]
         seen = "nothing"
 
@@ -159,7 +164,7 @@ class Router:
                 seen = "rejected"
                 return True
             found = self.admin.route_table(name)
-            if found is None or found[0] != version or documents.weights_in(found[1]) != weights:
+            if found is None or found[0] != version or documents.in_use(found[1]) != wanted:
                 seen = f"version {found[0]}" if found else "no routes"
                 return False
             seen = self._answering_version(known.service.port + self._offset, version)

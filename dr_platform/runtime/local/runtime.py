@@ -15,6 +15,7 @@ from pathlib import Path
 from dr_platform.catalog import Service
 from dr_platform.clock import Clock
 from dr_platform.runtime.local import configuration, envoy, logs
+from dr_platform.runtime.local.documents import InUse
 from dr_platform.runtime.local.jobs import Jobs
 from dr_platform.runtime.local.journal import Journal
 from dr_platform.runtime.local.liveness import Watched, forget_watched, write_watched
@@ -24,6 +25,7 @@ from dr_platform.runtime.local.programs import Program
 from dr_platform.runtime.local.records import Declared, FilledSlot, LocalRecords, PortRange, ports_for
 from dr_platform.runtime.local.router import ROUTER_PROGRAM, Router, RouteRejected
 from dr_platform.runtime.local.supervisor import ProcessInfo, Supervisor, program_environment
+from dr_platform.runtime.notice import Notice
 from dr_platform.runtime.port import (
     REVISION_HEADER,
     Job,
@@ -36,11 +38,13 @@ from dr_platform.runtime.port import (
     RecordVersion,
     Replica,
     ReplicaState,
+    RouteNotVerified,
     Slot,
     SlotInUse,
     SlotStatus,
     StaleEpoch,
     StoredRecord,
+    SuspensionNotVerified,
     Weights,
     Workload,
 )
@@ -174,7 +178,8 @@ class LocalRuntime:
         processes = {info.name: info for info in self._supervisor.processes()}
         self._note_ends()
         slots = {slot: self._status(known, slot, processes) for slot in Slot}
-        return Observed(name, slots, self.router.weights(name), known.route.epoch)
+        seen = self.router.in_use(name)
+        return Observed(name, slots, seen.weights, known.route.epoch, seen.notice)
 
     def probe(self, name: str, path: str, slot: Slot | None = None, timeout_s: float = 5.0) -> ProbeResult:
         service = self._records.one(name).service
@@ -199,6 +204,15 @@ class LocalRuntime:
         if (current := self._records.one(name).route.epoch) > epoch:
             raise StaleEpoch(name, epoch, current)
 
+    def suspend(self, name: str, notice: Notice) -> None:
+        self._tell(name, notice)
+
+    def resume(self, name: str) -> None:
+        self._tell(name, None)
+
+    def suspensions(self) -> Mapping[str, Notice]:
+        return self._records.notices()
+
     def run_job(self, job: Job) -> JobResult:
         return self._jobs.run(job, (*self._entry_point, *job.arguments))
 
@@ -217,9 +231,10 @@ class LocalRuntime:
         files = {name: configuration.log_path(self._state, name) for name in names}
         return self._log_lines(files, logs.before_last_start if previous else logs.newest, lines, follow=follow)
 
-    def written_weights(self, name: str) -> Weights:
-        """What the router was told last, to be compared with what it does."""
-        return self._records.one(name).route.weights
+    def told(self, name: str) -> InUse:
+        """What the router was told last, to be compared with what it does (``router.in_use``)."""
+        known = self._records.one(name)
+        return InUse(known.route.weights, known.notice)
 
     def read_record(self, name: str) -> StoredRecord | None:
         return self._records.read_record(name)
@@ -232,6 +247,18 @@ class LocalRuntime:
 
     def release_lease(self, lease: Lease) -> None:
         self._records.release_lease(lease)
+
+    def _tell(self, name: str, notice: Notice | None) -> None:
+        self._records.one(name)
+        self.router.await_live()
+        before = self._records.tell(name, notice)
+        try:
+            self.router.converge(name)
+        except RouteRejected as exc:
+            self._records.untell(name, notice, before)
+            raise SuspensionNotVerified(name, exc.seen) from exc
+        except RouteNotVerified as exc:
+            raise SuspensionNotVerified(name, exc.seen) from exc
 
     def _changing(self, name: str):
         return exclusively(self._state.supervisor / "services" / f"{name}.lock", timeout_s=300.0)
