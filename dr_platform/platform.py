@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dr_platform.databases.port import Endpoint, ManagedDatabase
     from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
+    from dr_platform.incidents import IncidentLedger
     from dr_platform.runtime.local.runtime import LocalRuntime
     from dr_platform.runtime.local.supervisor import Supervisor
 
@@ -309,6 +310,12 @@ class Platform:
         from dr_platform.evidence import PostgresEvidenceLog
 
         return PostgresEvidenceLog(self.operations, self.clock)
+
+    @cached_property
+    def incidents(self) -> IncidentLedger:
+        from dr_platform.incidents import IncidentLedger
+
+        return IncidentLedger(self.evidence, self.clock)
 
     @cached_property
     def embedder(self) -> WordVectors:

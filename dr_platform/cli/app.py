@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, platform_verbs, service_verbs
+from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, incident_verbs, platform_verbs, service_verbs
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
 
@@ -46,6 +46,7 @@ platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
+app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 
 
