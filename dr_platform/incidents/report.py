@@ -44,7 +44,7 @@ def _heading(incident: Incident) -> Iterator[str]:
         ("Location", incident.location),
         ("Rollout", release.rollout_id),
         ("Failed revision", _revision(release.to_revision)),
-        ("Returned to", _revision(release.from_revision)),
+        ("Stable revision", _revision(release.from_revision)),
         ("Commit", release.git_sha),
         ("Bill of materials", release.sbom),
         ("Resolution", incident.resolution),
@@ -125,7 +125,8 @@ def _decision(incident: Incident) -> Iterator[str]:
         ("Policy", decision and decision.policy_version),
         ("Admissibility of the target", _listed(decision.target_admissibility if decision else ())),
         ("Alternatives rejected", _listed(decision.alternatives_rejected if decision else ())),
-        ("Approved by", approver and f"{approver.id} as {approver.role} by {approver.method}, {_moment(approver.at)}"),
+        ("Approved by", approver and f"{approver.id} as {approver.role}, {approver.method} {_moment(approver.at)}"),
+        ("Approval valid until", approver and _moment(approver.expires_at)),
         ("Break glass", decision and decision.break_glass_reason),
     ))  # fmt: skip
     yield ""
@@ -288,7 +289,11 @@ def _listed(items: Iterable[str]) -> str:
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
+    return ", ".join(f"{name} {_number(value)}" for name, value in values.items()) or "none"
+
+
+def _number(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _revision(revision: RevisionReference | None) -> str | None:
