@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import current_actor, new_id
-from dr_platform.incidents import Assessed, Incident, Reviewed, report
+
+if TYPE_CHECKING:
+    from dr_platform.incidents import Event, Incident
+    from dr_platform.platform import Platform
 
 app = typer.Typer(help="Incidents: records that rollbacks open and people close.", no_args_is_help=True)
 
-Fields = TypeVar("Fields", Assessed, Reviewed)
+Fields = TypeVar("Fields", bound=BaseModel)
 IncidentArgument = Annotated[str, typer.Argument(metavar="ID", help="As `drp incident list` shows it.")]
 FileOption = Annotated[Path | None, typer.Option("--file", help="YAML file with the same fields; options come first.")]
 
@@ -47,7 +51,7 @@ def list_incidents(context: typer.Context, as_json: JsonOption = False) -> None:
         return
     table = Table("incident", "service", "trigger", "status", "opened", "detected", "restored", "failed requests")
     for row in rows:
-        table.add_row(*("unknown" if value is None else str(value) for value in row.values()))
+        table.add_row(*("unknown" if value is None else escape(str(value)) for value in row.values()))
     console.print(table)
 
 
@@ -59,6 +63,8 @@ def show(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the report for the review.")] = False,
 ) -> None:
     """Show one incident with what is still open about it."""
+    from dr_platform.incidents.report import report
+
     found = platform_of(context).incidents.show(incident)
     if as_json:
         print_json(found.as_json())
@@ -79,6 +85,56 @@ def _summarise(incident: Incident) -> None:
         console.print(f"    notice, {name.replace('_', ' ')}: {day or 'none due'}", markup=False)
     for line in incident.timeline:
         console.print(f"  {line.at:%Y-%m-%d %H:%M:%S}  {line.event}  ({line.actor}, {line.source_link})", markup=False)
+
+
+@app.command()
+def acknowledge(context: typer.Context, incident: IncidentArgument, as_json: JsonOption = False) -> None:
+    """Say that you have taken notice; the first time counts."""
+    from dr_platform.incidents import Acknowledged
+
+    platform = platform_of(context)
+    _append(platform, incident, "acknowledged", Acknowledged(at=platform.clock.now()), as_json)
+
+
+@app.command()
+def note(
+    context: typer.Context,
+    incident: IncidentArgument,
+    text: Annotated[str, typer.Argument(help="What happened, without patient data.")],
+    at: Annotated[datetime | None, typer.Option(help="When, UTC; else now.")] = None,
+    link: Annotated[str | None, typer.Option(help="Where the data is that shows it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a line to the timeline."""
+    from dr_platform.incidents import Noted
+
+    platform = platform_of(context)
+    happened = at.replace(tzinfo=UTC) if at else platform.clock.now()
+    noted = _fields(Noted, incident, {"at": happened, "event": text, "source_link": link})
+    _append(platform, incident, new_id("note"), noted, as_json)
+
+
+@app.command()
+def respond(
+    context: typer.Context,
+    incident: IncidentArgument,
+    commander: Annotated[str | None, typer.Option(help="Login of the incident commander.")] = None,
+    scribe: Annotated[str | None, typer.Option(help="Login of who writes.")] = None,
+    expert: Annotated[list[str] | None, typer.Option(help="Login of a subject-matter expert.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name who responds; whoever is not named again stays."""
+    from dr_platform.incidents import RespondersNamed
+
+    platform = platform_of(context)
+    named = _given({"incident_commander": commander, "scribe": scribe, "subject_experts": expert})
+    stand = platform.incidents.show(incident).responders.model_dump()
+    event = _fields(RespondersNamed, incident, {"responders": {**stand, **named}})
+    _append(platform, incident, new_id("responders"), event, as_json)
+
+
+def _append(platform: Platform, incident: str, key: str, event: Event, as_json: bool) -> None:
+    _told(platform.incidents.append(incident, key, event, current_actor()), as_json)
 
 
 @app.command()
@@ -103,6 +159,8 @@ def assess(
     as_json: JsonOption = False,
 ) -> None:
     """Sign the breach assessment of 45 CFR 164.402(2); all four factors and a conclusion are needed."""
+    from dr_platform.incidents import Assessed
+
     answers = {"nature_and_extent": nature, "unauthorised_person": person}
     answers |= {"acquired_or_viewed": acquired, "mitigation": mitigation}
     options = {
@@ -110,7 +168,7 @@ def assess(
         "exception": exception,
         "affected_persons": affected,
         "residents_of_one_state": residents,
-        "discovered_at": discovered and f"{discovered.isoformat()}+00:00",
+        "discovered_at": discovered and discovered.replace(tzinfo=UTC),
     }
     written = _read(incident, file)
     factors = written.get("factors")
@@ -149,6 +207,8 @@ def review(
     as_json: JsonOption = False,
 ) -> None:
     """Record the review of a resolved incident; action items and messages come from a file."""
+    from dr_platform.incidents import Reviewed
+
     options = {"contributing_factors": factor, "went_well": well, "went_badly": badly, "lucky": lucky}
     found = _fields(Reviewed, incident, {**_read(incident, file), **_given(options)})
     _told(platform_of(context).incidents.review(incident, found, current_actor()), as_json)

@@ -28,7 +28,6 @@ from dr_platform.incidents.events import (
     RespondersNamed,
     Reviewed,
 )
-from dr_platform.incidents.fold import fold
 from dr_platform.incidents.ledger import IncidentLedger, incident_id
 from dr_platform.incidents.model import (
     Action,
@@ -55,7 +54,6 @@ from dr_platform.incidents.model import (
     TimelineEvent,
     TriggerKind,
 )
-from dr_platform.incidents.report import report
 
 __all__ = [
     "Acknowledged",
@@ -102,10 +100,8 @@ __all__ = [
     "TimelineEvent",
     "TriggerKind",
     "UnknownIncident",
-    "fold",
     "incident_id",
     "notices",
-    "report",
     "retention_until",
     "review_due",
 ]

@@ -64,8 +64,7 @@ class Event(Fact):
 
 
 class Opened(Event):
-    """Appended before anything acts. Without a severity the higher of the possible ones is taken; without
-    a moment of discovery the rule's own moment is."""
+    """Appended before anything acts. Without a severity the highest of the possible ones is taken."""
 
     KIND = "incident.opened"
 

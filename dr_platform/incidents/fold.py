@@ -119,7 +119,9 @@ def advance(incident: Incident | None, subject: str, event: Event, writing: Writ
         raise OutOfOrder(subject, "the event", "the incident is closed", "open another that names this one")
     changes = _changes(incident, event, writing)
     timeline = _in_order(*incident.timeline, _line(incident.opened_clock, event, writing))
-    return incident.model_copy(update={**changes, "timeline": timeline, "written_at": writing.at})
+    return incident.model_copy(
+        update={**changes, "timeline": timeline, "written_at": max(incident.written_at, writing.at)}
+    )
 
 
 def _opened(subject: str, event: Opened, writing: Writing) -> Incident:

@@ -128,7 +128,8 @@ class Detection(Fact):
 
 
 class RuleEvidence(Fact):
-    """What a rule looked at when it judged. Samples are measurements, never payloads."""
+    """What a rule looked at when it judged. Samples are measurements, never payloads. An entry of the
+    evidence log holds 64 KiB, about 1,000 samples; more of them belong behind ``snapshot_uri``."""
 
     query: Text
     window_seconds: NonNegativeFloat | None = None

@@ -31,9 +31,9 @@ from dr_platform.incidents import (
     Status,
     TriggerKind,
     UnknownIncident,
-    fold,
     incident_id,
 )
+from dr_platform.incidents.fold import fold
 from tests.incidents import ASSESSED, CONTROLLER, PERSON, T0, an_action, an_opening
 
 ID = incident_id("ro-7k3m9q2w", 4)

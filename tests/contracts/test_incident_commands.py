@@ -16,7 +16,14 @@ from dr_platform.cli.app import app
 from dr_platform.cli.incident_verbs import IncompleteFile
 from dr_platform.databases.embedded.system import SystemPostgres
 from dr_platform.evidence import RefusedEvidence
-from dr_platform.incidents import BreachNotAssessed, IncidentLedger, OutOfOrder, TriggerKind, UnknownIncident
+from dr_platform.incidents import (
+    BreachNotAssessed,
+    IncidentLedger,
+    OutOfOrder,
+    Responders,
+    TriggerKind,
+    UnknownIncident,
+)
 from dr_platform.operations import upgrade
 from dr_platform.platform import Platform
 from dr_platform.state import StateDirectory
@@ -100,6 +107,25 @@ def test_a_presumed_breach_is_signed_by_whoever_is_named_and_whoever_recorded_it
     assert isinstance(drp("close", PRESUMED).exception, OutOfOrder)
     assert drp("review", PRESUMED, "--factor", "one", "--factor", "another", "--well", "quick").exit_code == 0
     assert drp("close", PRESUMED).exit_code == 0
+
+
+def test_responders_acknowledge_take_notes_and_are_named(ledger: IncidentLedger, drp: Any) -> None:
+    incident = "inc-ro-people-1"
+    ledger.open(incident, an_opening(), CONTROLLER)
+    for words in (
+        ("acknowledge", incident),
+        ("note", incident, "asked the team", "--at", "2026-01-01 00:10:00", "--link", "run 12"),
+        ("respond", incident, "--commander", "dana", "--expert", "kim"),
+        ("respond", incident, "--scribe", "lee"),
+    ):
+        assert drp(*words).exit_code == 0
+    acknowledged = ledger.show(incident).acknowledged_at
+    drp("acknowledge", incident)
+    found = ledger.show(incident)
+    assert (found.acknowledged_at, found.acknowledged_at is not None) == (acknowledged, True)
+    assert found.responders == Responders(incident_commander="dana", scribe="lee", subject_experts=("kim",))
+    told = next(line for line in found.timeline if line.event == "asked the team")
+    assert (told.at, told.source_link, told.actor) == (T0 + timedelta(minutes=10), "run 12", "dana@example.org")
 
 
 @pytest.mark.parametrize(("text", "told"), [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dr_platform.catalog.documents import parse_document
 from dr_platform.clock import ManualClock
 from dr_platform.errors import PlatformError
 from dr_platform.evidence import Entry, MemoryEvidenceLog
@@ -49,15 +51,15 @@ from dr_platform.incidents import (
     StateNotice,
     Status,
     TriggerKind,
-    fold,
     incident_id,
     notices,
-    report,
     retention_until,
     review_due,
 )
 from dr_platform.incidents.events import EVENTS, Closed, body_of
+from dr_platform.incidents.fold import fold
 from dr_platform.incidents.model import BreachException, ClockReading
+from dr_platform.incidents.report import report
 from tests.contracts.incidents import IncidentLedgerContract
 from tests.incidents import ASSESSED, CONTROLLER, FACTORS, PERSON, T0, an_action, an_opening
 
@@ -65,6 +67,7 @@ pytestmark = pytest.mark.unit
 
 ID = incident_id("ro-7k3m9q2w", 4)
 GOLDEN = Path(__file__).parent / "golden" / "incident-report.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "incidents.md"
 SECOND = timedelta(seconds=1)
 
 
@@ -424,6 +427,23 @@ def test_the_whole_record_goes_through_json_and_back() -> None:
     told = incident.as_json()
     assert (told["ttd_seconds"], told["ttm_seconds"], told["retention_until"]) == (12, 52, "2032-01-01")
     assert told["review_due"] == "2026-01-08"
+
+
+def test_the_files_of_the_document_can_be_signed_and_recorded() -> None:
+    assessment, review = (
+        parse_document(text).data for text in re.findall(r"```yaml\n(.+?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    )
+    signed = Assessed.model_validate(assessment)
+    reviewed = Reviewed.model_validate(review)
+    assert set(assessment) == set(Assessed.model_fields)
+    assert set(review) == set(Reviewed.model_fields)
+    incident = fold(entries(PRESUMED, signed, RESOLVED, reviewed, Closed()))
+    assert incident.action_items[0].due == date(2026, 2, 1)
+
+
+def test_the_document_names_every_status_and_its_order() -> None:
+    named = re.findall(r"^\| `([a-z]+)` \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
+    assert named == list(Status)
 
 
 def test_every_event_is_read_back_as_it_was_written() -> None:
