@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from dr_platform.catalog.documents import parse_document
 from dr_platform.clock import ManualClock
 from dr_platform.errors import PlatformError
-from dr_platform.evidence import Entry, MemoryEvidenceLog
+from dr_platform.evidence import Body, Entry, MemoryEvidenceLog
 from dr_platform.incidents import (
     Acknowledged,
     ActionItem,
@@ -161,6 +162,19 @@ def test_what_cannot_be_understood_is_refused_without_quoting_it(body: dict[str,
     assert "surprise" not in str(caught.value)
 
 
+def test_a_known_event_in_the_form_of_a_newer_version_is_not_misread() -> None:
+    log = MemoryEvidenceLog(ManualClock())
+    body = body_of(OPENED, "opened", ClockReading(origin="boot-test", monotonic_s=0))
+    log.append(OPENED.KIND, ID, PERSON, {**body, "schema_version": 2})
+    with pytest.raises(BrokenIncident, match="newer version"):
+        fold(log.entries())
+
+
+def test_the_first_acknowledgement_counts() -> None:
+    later = Acknowledged(at=T0 + 60 * SECOND)
+    assert fold(entries(OPENED, Acknowledged(at=T0), later)).acknowledged_at == T0
+
+
 def test_an_event_of_a_newer_version_is_not_passed_over() -> None:
     log = MemoryEvidenceLog(ManualClock())
     log.append("incident.teleported", ID, PERSON, {})
@@ -189,6 +203,47 @@ def test_whatever_is_attempted_the_log_tells_an_incident_that_can_be(
     assert not (over and current.breach_pending)
     assert not (current.status is Status.CLOSED and current.severity.needs_review and current.reviewed_at is None)
     assert log.verify() is None
+
+
+class InterruptedLog(MemoryEvidenceLog):
+    """Somebody else acts between what a writer has read and its append."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def append(self, kind: str, subject: str, actor: str, body: Body, *, read_to: int | None = None) -> Entry:
+        if (act := self.meanwhile) is not None:
+            self.meanwhile = None
+            act()
+        return super().append(kind, subject, actor, body, read_to=read_to)
+
+
+@pytest.fixture
+def interrupted() -> InterruptedLog:
+    log = InterruptedLog(ManualClock(T0))
+    IncidentLedger(log).open(ID, OPENED, CONTROLLER)
+    return log
+
+
+def test_who_was_overtaken_decides_anew_and_appends(interrupted: InterruptedLog) -> None:
+    ledger = IncidentLedger(interrupted)
+    interrupted.meanwhile = lambda: ledger.append(ID, "theirs", NOTED, PERSON)
+    ledger.append(ID, "ours", MITIGATED, CONTROLLER)
+    assert [e.body["key"] for e in interrupted.entries()] == ["opened", "theirs", "ours"]
+
+
+def test_who_was_overtaken_by_itself_adds_nothing(interrupted: InterruptedLog) -> None:
+    ledger = IncidentLedger(interrupted)
+    interrupted.meanwhile = lambda: ledger.append(ID, "same", MITIGATED, CONTROLLER)
+    assert ledger.append(ID, "same", MITIGATED, CONTROLLER).status is Status.MITIGATED
+    assert interrupted.count() == 2
+
+
+def test_who_was_overtaken_by_the_same_step_of_another_is_refused(interrupted: InterruptedLog) -> None:
+    ledger = IncidentLedger(interrupted)
+    interrupted.meanwhile = lambda: ledger.append(ID, "theirs", RESOLVED, PERSON)
+    with pytest.raises(OutOfOrder):
+        ledger.append(ID, "ours", RESOLVED, PERSON)
+    assert interrupted.count() == 2
 
 
 # The breach assessment
@@ -233,6 +288,8 @@ def test_a_later_signature_replaces_the_former_and_an_earlier_discovery_moves_th
     assert incident.notices == notices(T0 - timedelta(days=3), 12)
     assert incident.breach_assessment is not None
     assert incident.breach_assessment.conclusion is Conclusion.BREACH
+    undated = worse.model_copy(update={"discovered_at": None})
+    assert fold(entries(PRESUMED, worse, undated)).notices == incident.notices
 
 
 def test_a_breach_may_be_assessed_where_no_trigger_presumed_one() -> None:
@@ -313,6 +370,16 @@ def test_there_are_five_business_days_until_the_review(at: datetime) -> None:
 def test_records_are_kept_for_six_years_after_they_were_last_written() -> None:
     assert retention_until(datetime(2026, 11, 25, tzinfo=UTC)) == date(2032, 11, 25)
     assert retention_until(datetime(2028, 2, 29, tzinfo=UTC)) == date(2034, 3, 1)
+
+
+def test_a_clock_that_goes_back_shortens_no_retention() -> None:
+    clock = ManualClock(T0)
+    ledger = IncidentLedger(MemoryEvidenceLog(clock), clock)
+    ledger.open(ID, OPENED, CONTROLLER)
+    clock.sleep(86_400)
+    assert ledger.append(ID, "one", NOTED, PERSON).retention_until == date(2032, 1, 2)
+    clock.jump(-10 * 86_400)
+    assert ledger.append(ID, "two", NOTED, PERSON).retention_until == date(2032, 1, 2)
 
 
 # Durations
