@@ -93,10 +93,14 @@ class EvidenceLog(Protocol):
     have no gaps and every entry names the one before. Durable when ``append`` returns; refused or
     failed appends leave nothing behind, but a caller whose connection broke cannot know and repeats."""
 
-    def append(self, kind: str, subject: str, actor: str, body: Body) -> Entry:
+    def append(self, kind: str, subject: str, actor: str, body: Body, *, read_to: int | None = None) -> Entry:
         """Raises ``RefusedEvidence`` for PHI, secrets and what is not JSON, ``OperationsUnavailable``
         when the store does not answer. ``actor`` names a person or a program at work and is the one
-        text in which an e-mail address may stand."""
+        text in which an e-mail address may stand.
+
+        ``read_to`` is for a caller whose entry follows from the subject's earlier ones: the sequence
+        number up to which it has read them. Raises ``StaleSubject`` where the subject has later ones.
+        """
 
     def entries(self, *, kind: str | None = None, subject: str | None = None, after: int = 0) -> Iterator[Entry]:
         """In order, those after sequence number ``after``."""
@@ -121,6 +125,16 @@ class RefusedEvidence(PlatformError):
         self.what = f"evidence of kind {kind[:80]!r} was refused: {'; '.join(places)}"
         self.untouched = "the evidence log; nothing was appended"
         self.next_step = "record names, counts and hashes in place of values, then append again"
+
+
+class StaleSubject(PlatformError):
+    """Somebody appended about the subject after it was read: read again, then decide anew."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.what = f"{subject}: evidence was appended after it was read"
+        self.untouched = "the evidence log; nothing was appended"
+        self.next_step = "read the subject's entries again, then decide anew"
 
 
 def export(entries: Iterable[Entry], file: TextIO) -> int:
@@ -155,9 +169,11 @@ class MemoryEvidenceLog:
         self._entries: list[Entry] = []
         self._lock = threading.Lock()
 
-    def append(self, kind: str, subject: str, actor: str, body: Body) -> Entry:
+    def append(self, kind: str, subject: str, actor: str, body: Body, *, read_to: int | None = None) -> Entry:
         text = _admitted(kind, subject, actor, body)
         with self._lock:
+            if read_to is not None and any(self.entries(subject=subject, after=read_to)):
+                raise StaleSubject(subject)
             entry = _next(self.head(), self._clock.now(), kind, subject, actor, text)
             self._entries.append(entry)
         return entry
@@ -184,7 +200,7 @@ class PostgresEvidenceLog:
         self._engine = engine
         self._clock = clock or SystemClock()
 
-    def append(self, kind: str, subject: str, actor: str, body: Body) -> Entry:
+    def append(self, kind: str, subject: str, actor: str, body: Body, *, read_to: int | None = None) -> Entry:
         from sqlalchemy import func, insert, select
 
         from dr_platform.operations.engine import unavailable_when_down
@@ -194,6 +210,8 @@ class PostgresEvidenceLog:
         with unavailable_when_down(), self._engine.begin() as connection:
             # Held until the commit. The last entry is read in a statement of its own, after it.
             connection.execute(select(func.pg_advisory_xact_lock(_APPEND_LOCK)))
+            if read_to is not None and _has_later(connection, subject, read_to):
+                raise StaleSubject(subject)
             entry = _next(_stored_head(connection), self._clock.now(), kind, subject, actor, text)
             connection.execute(
                 insert(evidence_log).values({**_content(entry), "at": entry.at, "body": text, "hash": entry.hash})
@@ -255,6 +273,15 @@ def _stored_head(connection: Connection) -> Checkpoint:
 
     last = connection.execute(select(log.c.sequence, log.c.hash).order_by(log.c.sequence.desc()).limit(1)).first()
     return Checkpoint(last.sequence, last.hash) if last else Checkpoint(0, GENESIS)
+
+
+def _has_later(connection: Connection, subject: str, read_to: int) -> bool:
+    from sqlalchemy import select
+
+    from dr_platform.operations.tables import evidence_log as log
+
+    later = select(log.c.sequence).where((log.c.subject == subject) & (log.c.sequence > read_to)).limit(1)
+    return connection.execute(later).first() is not None
 
 
 def _loaded(row: Row[Any]) -> Entry:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
     from dr_platform.metrics.port import TrafficSource
+    from dr_platform.incidents import IncidentLedger
     from dr_platform.runtime.local.runtime import LocalRuntime
     from dr_platform.runtime.local.supervisor import Supervisor
 
@@ -316,6 +317,12 @@ class Platform:
         from dr_platform.metrics.envoy import EnvoyTraffic
 
         return EnvoyTraffic(self.local_runtime.router.admin, self.clock.now)
+
+    @cached_property
+    def incidents(self) -> IncidentLedger:
+        from dr_platform.incidents import IncidentLedger
+
+        return IncidentLedger(self.evidence, self.clock)
 
     @cached_property
     def embedder(self) -> WordVectors:

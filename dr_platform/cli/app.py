@@ -13,6 +13,7 @@ from dr_platform.cli import (
     catalog_verbs,
     data_verbs,
     fault_verbs,
+    incident_verbs,
     maintenance_verbs,
     platform_verbs,
     rollout_verbs,
@@ -56,6 +57,7 @@ data_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 app.add_typer(fault_verbs.app, name="fault")
+app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from dr_platform.clock import ManualClock
-from dr_platform.evidence import GENESIS, Checkpoint, EvidenceLog, RefusedEvidence, export, verify_lines
+from dr_platform.evidence import GENESIS, Checkpoint, EvidenceLog, RefusedEvidence, StaleSubject, export, verify_lines
 
 KIND = "deployment.finished"
 SUBJECT = "services/example"
@@ -67,6 +67,30 @@ class EvidenceLogContract:
         assert sorted(e.sequence for e in entries) == list(range(1, 41))
         assert sorted(e.body["number"] for e in log.entries()) == list(range(40))
         assert log.verify() is None
+
+    def test_an_entry_that_follows_from_earlier_ones_is_refused_when_there_are_later_ones(
+        self, log: EvidenceLog
+    ) -> None:
+        first = log.append(KIND, SUBJECT, ACTOR, {}, read_to=0)
+        log.append(KIND, "services/another", ACTOR, {})
+        with pytest.raises(StaleSubject):
+            log.append(KIND, SUBJECT, ACTOR, {"by": "who read before"}, read_to=0)
+        assert log.count() == 2
+        log.append(KIND, SUBJECT, ACTOR, {"by": "who read it"}, read_to=first.sequence)
+        assert [e.body for e in log.entries(subject=SUBJECT)] == [{}, {"by": "who read it"}]
+        assert log.verify() is None
+
+    def test_of_many_who_read_the_same_one_appends(self, log: EvidenceLog) -> None:
+        def attempt(number: int) -> bool:
+            try:
+                log.append(KIND, SUBJECT, ACTOR, {"number": number}, read_to=0)
+            except StaleSubject:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(attempt, range(16))) == 1
+        assert log.count() == 1
 
     def test_changing_what_was_handed_in_changes_no_entry(self, log: EvidenceLog) -> None:
         body = {"steps": ["start"]}

@@ -78,6 +78,8 @@ def test_faults_are_json_when_asked_for(tmp_path: Path) -> None:
         pytest.param(["materialize", "services"], 3, "drp up", id="nothing runs"),
         pytest.param(["seed", "nonsense"], 2, "no such knowledge set", id="unknown set"),
         pytest.param(["fault", "inject", "nobody", "--version", "1", "--unready"], 2, "no such service", id="unknown service"),
+        pytest.param(["incident", "list"], 3, "drp up", id="incidents of a platform that does not run"),
+        pytest.param(["incident", "assess", "inc-1", "--conclusion", "breach"], 2, "nature_and_extent", id="an assessment of one answer"),
         pytest.param(["catalog", "schema", "planet"], 2, "choose one of", id="unknown kind"),
     ],
 )  # fmt: skip
