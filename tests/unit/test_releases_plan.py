@@ -37,7 +37,7 @@ from tests.release_values import a_bundle, a_catalog, a_member, a_revision, a_st
 
 pytestmark = pytest.mark.unit
 
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=60)
 
 Needs = Mapping[str, tuple[str, ...]]
 
@@ -258,6 +258,10 @@ class TestRollbackAndSchema:
     def test_a_service_that_does_not_use_the_database_may_still_return(self) -> None:
         assert isinstance(plan_rollback("mail", having(NOW, postgres=NEW), THEN, CATALOG), RollbackPlan)
 
+    def test_a_service_that_the_catalog_lost_may_use_any_database(self) -> None:
+        catalog = a_catalog({"mail": ()})
+        assert isinstance(plan_rollback("store", having(NOW, postgres=NEW), THEN, catalog), RollbackRefusal)
+
     def test_a_contract_step_that_the_release_before_was_made_for_is_no_obstacle(self) -> None:
         then = a_bundle(THEN.services, {"postgres": NEW}, name="3.0")
         assert isinstance(plan_rollback("store", having(NOW, postgres=NEW), then, CATALOG), RollbackPlan)
@@ -359,6 +363,16 @@ class TestDeploymentOrder:
         for step in steps[:stop]:
             running = carried_out(running, step, new)
         assert deployment_order(new, running, catalog) == steps[stop:]
+
+    def test_services_that_the_release_lost_are_retired_dependents_first(self) -> None:
+        steps = deployment_order(a_bundle({"mail": a_member("2.0.0")}), Running.wholly(THEN), CATALOG)
+        assert steps == (DeployService("mail", a_revision("2.0.0")), RetireService("api"), RetireService("store"))
+
+    def test_who_had_its_turn_already_is_not_cut_off(self) -> None:
+        before = {"ant": a_member(bee="1"), "bee": a_member()}
+        after = {"ant": a_member("2.0.0"), "bee": a_member("2.0.0", "2", ant="1")}
+        steps = deployment_order(a_bundle(after), Running(before), a_catalog({"ant": (), "bee": ()}))
+        assert steps == (DeployService("ant", a_revision("2.0.0")), DeployService("bee", a_revision("2.0.0")))
 
     def test_the_shipped_catalog_is_deployed_in_the_order_of_its_waves(self) -> None:
         services = {name: a_member() for name in shipped().services}
