@@ -5,6 +5,7 @@ from dr_platform.catalog.load import CatalogError, Fault, load_catalog
 from dr_platform.catalog.models import (
     Autoscaling,
     ComplianceLevel,
+    Contract,
     Database,
     DataClass,
     Engine,
@@ -25,6 +26,7 @@ __all__ = [
     "Catalog",
     "CatalogError",
     "ComplianceLevel",
+    "Contract",
     "DataClass",
     "Database",
     "Engine",

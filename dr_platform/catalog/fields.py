@@ -14,6 +14,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from dr_platform.catalog.contracts import admitted
+
 _NAME = r"^[a-z][a-z0-9-]{1,39}$"
 _OWNER = r"^team:[a-z][a-z0-9-]{1,39}$"
 _VERSION = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
@@ -29,6 +31,8 @@ _JSON_LINES = r"^[A-Za-z0-9_-]+\.jsonl$"
 _LANGUAGE = r"^[a-z]{2}(-[A-Z]{2})?$"
 _REGION = r"^[a-z][a-z0-9-]{1,39}$"
 _KUBERNETES = r"^1\.[0-9]{2}$"
+_CONTRACT = r"^[1-9][0-9]{0,3}$"
+_CONTRACT_RANGE = r"^((>=|<)?[1-9][0-9]{0,3}|>=[1-9][0-9]{0,3} <[1-9][0-9]{0,3})$"
 _WINDOW = r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] UTC$"
 
 IN_WORDS = {
@@ -46,6 +50,8 @@ IN_WORDS = {
     _JSON_LINES: "write a file inside the set's own folder, for example questions.jsonl",
     _LANGUAGE: "write a language, for example en or pt-BR",
     _KUBERNETES: "write a minor version in quotes, for example '1.22'",
+    _CONTRACT: "write a whole number in quotes, for example '2'",
+    _CONTRACT_RANGE: "write one contract or a range in quotes, for example '2', '>=2' or '>=2 <4'",
     _WINDOW: "write a weekly window as 'Sun 02:00-06:00 UTC'",
 }
 """Every pattern of a field as the remedy a person reads; a test fails on a pattern without words."""
@@ -81,6 +87,12 @@ def _ordered_days(value: str) -> str:
     raise ValueError(f"is no span of days: {IN_WORDS[_SPAN]}")
 
 
+def _some_contract(value: str) -> str:
+    if not admitted(value):
+        raise ValueError(f"admits no contract at all: {IN_WORDS[_CONTRACT_RANGE]}")
+    return value
+
+
 Count = Annotated[int, Field(strict=True), BeforeValidator(_plain_number)]
 """A whole number. Strict: ``true`` is not 1, and a number in quotes is text."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -106,6 +118,8 @@ LanguageTag = Annotated[str, Field(pattern=_LANGUAGE)]
 Region = Annotated[str, Field(pattern=_REGION)]
 KubernetesVersion = Annotated[str, Field(pattern=_KUBERNETES)]
 WeeklyWindow = Annotated[str, Field(pattern=_WINDOW)]
+ContractNumber = Annotated[str, Field(pattern=_CONTRACT)]
+ContractRange = Annotated[str, Field(pattern=_CONTRACT_RANGE), AfterValidator(_some_contract)]
 DaySpan = Annotated[str, Field(pattern=_SPAN), AfterValidator(_ordered_days)]
 
 KNOWN_SETTINGS = {

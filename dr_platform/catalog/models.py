@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dr_platform.catalog.fields import (
+    ContractNumber,
+    ContractRange,
     Count,
     DatabaseName,
     DatabasePort,
@@ -442,6 +444,15 @@ class KnowledgeSet(Model):
     retrieval: RetrievalGoal = Field(default=RetrievalGoal(), description="what its questions must reach")
 
 
+class Contract(Model):
+    """What one service promises its callers, and what it takes from those it calls."""
+
+    provides: ContractNumber = Field(default="1", description="rises with each change that breaks callers")
+    requires: dict[Name, ContractRange] = Field(
+        default_factory=dict, description="service name to what it must provide, for example '>=2'"
+    )
+
+
 class Release(Model):
     """Which version of every service belongs together; the file's stem is its name."""
 
@@ -451,6 +462,15 @@ class Release(Model):
     description: Annotated[str, Field(max_length=400)] = Field(default="", description="what is new, in a sentence")
     default_version: VersionText = Field(description="for services that are not named below")
     services: dict[Name, VersionText] = Field(default_factory=dict, description="service name to version")
+    contracts: dict[Name, Contract] = Field(
+        default_factory=dict, description="service name to its contract; '1', and no requirement, where left out"
+    )
+    data_contract: ContractNumber = Field(
+        default="1", description="rises when data that is handed on, such as events and exports, changes its form"
+    )
 
     def version_of(self, service: str) -> str:
         return self.services.get(service, self.default_version)
+
+    def contract_of(self, service: str) -> Contract:
+        return self.contracts.get(service, Contract())

@@ -6,13 +6,14 @@ break (``models``). Each rule says what a runtime would otherwise meet half-way 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from dr_platform.catalog.catalog import Catalog
+from dr_platform.catalog.contracts import unmet
 from dr_platform.catalog.faults import Fault, choose_among
-from dr_platform.catalog.models import UI_PORT, ComplianceLevel, DataClass, Environment, Role, Service
+from dr_platform.catalog.models import UI_PORT, ComplianceLevel, DataClass, Environment, Release, Role, Service
 
 MAX_CYCLES = 20
 """Cycles told at once; correcting one often ends others."""
@@ -42,6 +43,9 @@ def faults_between_files(catalog: Catalog, declared: Declared) -> Iterator[Fault
         yield from _environment(environment)
         yield from _references_of_environment(environment, catalog, declared)
     yield from _releases(catalog, declared)
+    for release in catalog.releases.values():
+        yield from _contracts(release, declared)
+        yield from _contract_cycles(release, catalog)
 
 
 def _service_file(name: str) -> str:
@@ -72,18 +76,28 @@ def _needs(catalog: Catalog, declared: Declared) -> Iterator[Fault]:
 
 
 def _cycles(catalog: Catalog) -> Iterator[Fault]:
-    """One fault per cycle; after each, its links are taken away to find the next."""
-    graph = {
+    for ring in _rings(_graph(catalog)):
+        problem = f"closes the cycle {' -> '.join([*ring, ring[0]])}"
+        yield Fault(_service_file(ring[0]), "needs.services", problem, "remove one of these needs")
+
+
+def _graph(catalog: Catalog) -> dict[str, set[str]]:
+    """Service to the services it needs, without names that are faults of their own."""
+    return {
         name: {needed for needed in service.needs.services if needed in catalog.services and needed != name}
         for name, service in catalog.services.items()
     }
+
+
+def _rings(graph: MutableMapping[str, set[str]]) -> Iterator[list[str]]:
+    """Each cycle once, its first name in the alphabet in front; after each, its links are taken away
+    to find the next."""
     for _ in range(MAX_CYCLES):
         if not (cycle := _cycle(graph)):
             return
         first = min(range(len(cycle)), key=cycle.__getitem__)
         ring = [*cycle[first:], *cycle[:first]]
-        problem = f"closes the cycle {' -> '.join([*ring, ring[0]])}"
-        yield Fault(_service_file(ring[0]), "needs.services", problem, "remove one of these needs")
+        yield ring
         for service, needed in zip(ring, [*ring[1:], ring[0]], strict=True):
             graph[service].discard(needed)
 
@@ -256,3 +270,45 @@ def _releases(catalog: Catalog, declared: Declared) -> Iterator[Fault]:
                 yield Fault(file, f"services.{name}", "names no service of the catalog", remedy)
         if release.next_release is not None and release.next_release <= release.released:
             yield Fault(file, "next_release", "is not after released", "write a later day, or remove it")
+
+
+def _contracts(release: Release, declared: Declared) -> Iterator[Fault]:
+    file = f"releases/{release.name}.yaml"
+    for name, contract in release.contracts.items():
+        if name not in declared.services:
+            remedy = choose_among(name, declared.services)
+            yield Fault(file, f"contracts.{name}", "names no service of the catalog", remedy)
+        for needed in contract.requires:
+            where = f"contracts.{name}.requires.{needed}"
+            if needed == name:
+                yield Fault(file, where, "names the service itself", "remove it")
+            elif needed not in declared.services:
+                remedy = choose_among(needed, declared.services - {name})
+                yield Fault(file, where, "names no service of the catalog", remedy)
+    stated = {name: release.contract_of(name) for name in (*release.contracts, *declared.services)}
+    for name, needed in unmet(stated):
+        if needed in declared.services and needed != name:
+            problem = f"is not met: {needed} provides {stated[needed].provides} in this release"
+            remedy = f"change the range, or what contracts.{needed} provides"
+            yield Fault(file, f"contracts.{name}.requires.{needed}", problem, remedy)
+
+
+def _contract_cycles(release: Release, catalog: Catalog) -> Iterator[Fault]:
+    """Requirements order a deployment as needs do, so that both together must have an order."""
+    graph = _graph(catalog)
+    if _cycle(graph):  # told of the services' own files, which come first
+        return
+    required = {
+        (name, needed)
+        for name, contract in release.contracts.items()
+        for needed in contract.requires
+        if name in graph and needed in graph and needed != name
+    }
+    for name, needed in required:
+        graph[name].add(needed)
+    for ring in _rings(graph):
+        links = zip(ring, [*ring[1:], ring[0]], strict=True)
+        name, needed = next(link for link in links if link in required)
+        problem = f"closes the cycle {' -> '.join([*ring, ring[0]])}"
+        where = f"contracts.{name}.requires.{needed}"
+        yield Fault(f"releases/{release.name}.yaml", where, problem, "remove one of these requirements")

@@ -16,6 +16,7 @@ from dr_platform.cli import (
     incident_verbs,
     maintenance_verbs,
     platform_verbs,
+    release_verbs,
     rollout_verbs,
     service_verbs,
 )
@@ -59,6 +60,7 @@ app.add_typer(maintenance_verbs.app, name="maintenance")
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
+app.add_typer(release_verbs.app, name="release")
 
 
 def run() -> None:

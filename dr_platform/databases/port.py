@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,17 @@ class Finding:
     clause: str = ""
 
 
+class Phase(StrEnum):
+    """When a step applies, as seen from the deployment of the services that use the schema."""
+
+    EXPAND = "expand"
+    """Before it: only adds, so that the version before still runs."""
+    DATA = "data"
+    """After it: fills in what the new version reads; the version before still runs."""
+    CONTRACT = "contract"
+    """Last: takes away what only the version before used, which cannot return from then on."""
+
+
 @dataclass(frozen=True)
 class SchemaStep:
     """One migration file: ``V1_2_0__add_new_column.sql`` has version ``1.2.0``."""
@@ -56,6 +68,7 @@ class SchemaStep:
     description: str
     path: Path
     checksum: str
+    phase: Phase = Phase.EXPAND
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ Extensions say what a file contains; the adapter of the engine reads it:
 - ``.json``: a list of MongoDB commands, each of them repeatable.
 - ``.redis``: one Redis command a line, each of them repeatable.
 
+A step's phase (``Phase``) is a comment line above its first statement, ``-- phase: contract`` or
+``# phase: contract``. JSON has no comments: there it is ``"comment": "phase: contract"`` in the first
+command, which MongoDB takes with every command. A step without one expands.
+
 Here: files, order, the decision what is still to do, and doing it through the port. Not here: how
 an engine runs a file, locks out a second runner or keeps its history.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +36,7 @@ from dr_platform.databases.port import (
     EditedMigration,
     ManagedDatabase,
     OutOfOrderMigration,
+    Phase,
     SchemaStep,
 )
 from dr_platform.errors import ExitCode, PlatformError
@@ -41,6 +47,8 @@ EXTENSIONS = (".sql", ".cql", ".json", ".redis")
 _NAME = re.compile(
     r"(?P<kind>[VU])(?P<version>\d+(?:_\d+)*)__(?P<description>[a-z0-9]+(?:_[a-z0-9]+)*)(?P<extension>\.\w+)"
 )
+_COMMENT = re.compile(r"\s*(?:--|//|#)\s*(?P<text>.*)")
+_PHASE = re.compile(r"phase\s*:\s*(?P<phase>.*?)\s*", re.IGNORECASE)
 _EXAMPLE = "V1_2_0__add_new_column.sql"
 
 
@@ -120,8 +128,52 @@ def _read_step(path: Path) -> SchemaStep | str | None:
         return "is empty: write its statements, or remove it"
     if "\0" in text:
         return "contains NUL bytes: save it as UTF-8 text"
+    phase = phase_of(text, match["extension"])
+    if not isinstance(phase, Phase):
+        return phase
     version = match["version"].replace("_", ".")
-    return SchemaStep(version, match["description"].replace("_", " "), path, _checksum(text))
+    return SchemaStep(version, match["description"].replace("_", " "), path, _checksum(text), phase)
+
+
+def phase_of(text: str, extension: str) -> Phase | str:
+    """The phase that a step's text states, or what is wrong with the statement. One in the wrong
+    place is refused: a step that takes something away must not pass for one that adds."""
+    head, rest = _stated_phases(text) if extension != ".json" else (_phases_of_commands(text), [])
+    if rest:
+        return "states its phase below its first statement: move it to the top"
+    if len(head) > 1:
+        return "states its phase twice: keep one"
+    if not head:
+        return Phase.EXPAND
+    if head[0] not in set(Phase):
+        return f"states a phase that there is not: choose one of {', '.join(Phase)}"
+    return Phase(head[0])
+
+
+def _stated_phases(text: str) -> tuple[list[str], list[str]]:
+    """What comment lines name as phases: above the first statement, and below it."""
+    above: list[str] = []
+    below: list[str] = []
+    place = above
+    for line in text.splitlines():
+        comment = _COMMENT.fullmatch(line)
+        if comment is None:
+            place = below if line.strip() else place
+        elif found := _PHASE.fullmatch(comment["text"]):
+            place.append(found["phase"])
+    return above, below
+
+
+def _phases_of_commands(text: str) -> list[str]:
+    """The first command's comment. What is no list of commands states nothing; its adapter refuses it."""
+    try:
+        commands = json.loads(text)
+    except ValueError:
+        return []
+    first = commands[0] if isinstance(commands, list) and commands else None
+    comment = first.get("comment") if isinstance(first, dict) else None
+    found = _PHASE.fullmatch(comment.strip()) if isinstance(comment, str) else None
+    return [found["phase"]] if found else []
 
 
 def _same_version(steps: Sequence[SchemaStep]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ SECRET = "Tr0ub4dor&3!"
 SERVICE = "services/billing.yaml"
 DATABASE = "databases/redis/database.yaml"
 PRODUCTION = "environments/production.yaml"
+RELEASE = "releases/3.0.yaml"
 
 
 def faults_of(root: Path) -> tuple[Fault, ...]:
@@ -45,6 +46,10 @@ def edit(root: Path, file: str, **changes: Any) -> None:
         else:
             place[last] = value
     path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def requiring(needed: str, requirement: str) -> dict[str, Any]:
+    return {"contracts": {"billing": {"requires": {needed: requirement}}}}
 
 
 def test_the_shipped_catalog_loads() -> None:
@@ -194,6 +199,30 @@ WRONG_FIELDS = [
         "names no service",
         "did you mean billing?",
     ),
+    (RELEASE, {"contracts": {"biling": {}}}, "contracts.biling", "names no service", "did you mean billing?"),
+    (RELEASE, {"contracts": {"billing": {"provides": 2}}}, "contracts.billing.provides", "must be text", "in quotes"),
+    (RELEASE, {"contracts": {"billing": {"provides": "2.1"}}}, "contracts.billing.provides", "not written", "'2'"),
+    (RELEASE, {"contracts": {"billing": {"needs": {}}}}, "contracts.billing.needs", "is no field", "requires"),
+    (RELEASE, requiring("auth-rbak", "1"), "contracts.billing.requires.auth-rbak", "names no service", "auth-rbac?"),
+    (RELEASE, requiring("billing", "1"), "contracts.billing.requires.billing", "names the service itself", "remove"),
+    (RELEASE, requiring("consent", "~2"), "contracts.billing.requires.consent", "not written as it must be", "'>=2'"),
+    (RELEASE, requiring("consent", ">=3 <2"), "contracts.billing.requires.consent", "admits no contract", "'>=2 <4'"),
+    (RELEASE, requiring("consent", "<1"), "contracts.billing.requires.consent", "admits no contract", "'>=2 <4'"),
+    (
+        RELEASE,
+        requiring("consent", ">=2"),
+        "contracts.billing.requires.consent",
+        "is not met: consent provides 1 in this release",
+        "change the range, or what contracts.consent provides",
+    ),
+    (
+        RELEASE,
+        requiring("user-subscription", "1"),
+        "contracts.billing.requires.user-subscription",
+        "closes the cycle billing -> user-subscription -> billing",
+        "remove one of these requirements",
+    ),
+    (RELEASE, {"data_contract": 2}, "data_contract", "must be text", "in quotes"),
     ("secrets/api-keys.yaml", {"rotation": "180"}, "rotation", "has no unit", "ms, s, min, h, d"),
     ("knowledge/sleep/set.yaml", {"source": "../.."}, "source", "not written as it must be", "inside the set's own"),
     ("knowledge/sleep/set.yaml", {"freshness_days": "30 d"}, "freshness_days", "must be a whole number", "without"),
@@ -219,6 +248,25 @@ def test_a_wrong_field_is_named_with_problem_and_remedy(
     assert remedy is not None
     assert remedy in found[0].remedy
     assert len(faults) == len(found) == 1, "\n".join(map(str, faults))
+
+
+def test_a_breaking_contract_is_accepted_where_its_callers_ask_for_it(tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    breaking = {"embedding-service": {"provides": "2"}, "search-service": {"requires": {"embedding-service": ">=2 <4"}}}
+    edit(root, RELEASE, contracts=breaking)
+    release = load_catalog(root).releases["3.0"]
+    assert release.contract_of("embedding-service").provides == "2"
+    assert release.contract_of("billing").provides == "1"
+
+
+def test_two_contracts_that_need_each_other_are_one_cycle(tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    edit(
+        root, RELEASE, contracts={"billing": {"requires": {"consent": "1"}}, "consent": {"requires": {"billing": "1"}}}
+    )
+    assert [(f.field, f.problem) for f in faults_of(root)] == [
+        ("contracts.billing.requires.consent", "closes the cycle billing -> consent -> billing")
+    ]
 
 
 GOOD = (SHIPPED / SERVICE).read_bytes()

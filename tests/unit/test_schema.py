@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_platform.databases.port import AppliedStep, EditedMigration, OutOfOrderMigration, SchemaStep
+from dr_platform.databases.port import AppliedStep, EditedMigration, OutOfOrderMigration, Phase, SchemaStep
 from dr_platform.databases.schema import MalformedMigrations, find_applied, plan, read_steps, text_of, version_key
 from dr_platform.errors import ExitCode
 
@@ -126,6 +126,47 @@ class TestReading:
         steps = read_steps(CATALOG / database / "migrations")
         assert steps
         assert len({step.path.suffix for step in steps}) == 1
+
+
+class TestPhases:
+    @pytest.mark.parametrize(
+        ("extension", "text", "phase"),
+        [
+            (".sql", "ALTER TABLE a ADD b int;", Phase.EXPAND),
+            (".sql", "-- phase: contract\nALTER TABLE a DROP b;", Phase.CONTRACT),
+            (".sql", "-- Why this is safe.\n\n--phase:data\nUPDATE a SET b = 1;", Phase.DATA),
+            (".sql", "-- Phase: expand\nSELECT 1;", Phase.EXPAND),
+            (".sql", "-- This phase: contract is what we avoid.\nSELECT 1;", Phase.EXPAND),
+            (".cql", "// phase: contract\nDROP TABLE a;", Phase.CONTRACT),
+            (".redis", "# phase: data\nHSET a b c", Phase.DATA),
+            (".json", '[{"drop": "notes", "comment": "phase: contract"}]', Phase.CONTRACT),
+            (".json", '[{"drop": "notes", "comment": "no one reads it"}]', Phase.EXPAND),
+            (".json", "[]", Phase.EXPAND),
+        ],
+    )
+    def test_a_step_states_its_phase_above_its_first_statement(
+        self, tmp_path: Path, extension: str, text: str, phase: Phase
+    ) -> None:
+        (tmp_path / f"V1__a{extension}").write_text(text)
+        assert [step.phase for step in read_steps(tmp_path)] == [phase]
+
+    @pytest.mark.parametrize(
+        ("extension", "text", "problem"),
+        [
+            (".sql", "-- phase: remove\nSELECT 1;", "choose one of expand, data, contract"),
+            (".sql", "-- phase:\nSELECT 1;", "choose one of expand, data, contract"),
+            (".sql", "-- phase: Contract\nSELECT 1;", "choose one of expand, data, contract"),
+            (".sql", "-- phase: data\n-- phase: contract\nSELECT 1;", "twice"),
+            (".sql", "SELECT 1;\n-- phase: contract\n", "below its first statement"),
+            (".json", '[{"drop": "notes", "comment": "phase: gone"}]', "choose one of expand, data, contract"),
+        ],
+    )
+    def test_a_phase_that_would_be_missed_is_refused(
+        self, tmp_path: Path, extension: str, text: str, problem: str
+    ) -> None:
+        (tmp_path / f"V1__a{extension}").write_text(text)
+        with pytest.raises(MalformedMigrations, match=problem):
+            read_steps(tmp_path)
 
 
 class TestPlanning:
