@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, platform_verbs, service_verbs
+from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, platform_verbs, promotion_verbs, service_verbs
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
 
@@ -45,6 +45,7 @@ def options(
 platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
+promotion_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(catalog_verbs.app, name="catalog")
 

@@ -66,7 +66,10 @@ class TestPostgresApprovalStore(ApprovalStoreContract):
 
 
 COLUMNS = "approver, approver_proof, plan_digest, given_at, expires_at, reason, evidence"
-COPY = f"INSERT INTO approval (request_id, approver_key, {COLUMNS}) SELECT request_id, 'bo', {COLUMNS} FROM approval"
+INSERT = f"INSERT INTO approval (request_id, approver_key, {COLUMNS})"
+COPY = f"{INSERT} SELECT request_id, 'bo', {COLUMNS} FROM approval"
+OTHER_COLUMNS = COLUMNS.replace("plan_digest", "'b'")
+FOR_ANOTHER_PLAN = f"{INSERT} SELECT request_id, 'bo', {OTHER_COLUMNS} FROM approval"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ COPY = f"INSERT INTO approval (request_id, approver_key, {COLUMNS}) SELECT reque
         "DELETE FROM approval_void",
         "TRUNCATE approval_void",
         COPY.replace("'bo'", "'rita'"),
-        COPY.replace("_proof, plan_digest, given_at, expires_at, reason, evidence FROM", "_proof, 'b', given_at, expires_at, reason, 2 FROM"),
+        FOR_ANOTHER_PLAN,
         COPY.replace("SELECT request_id", "SELECT 'apr-voided'"),
     ],
     ids=["longer", "other plan", "removed", "reopened", "reopened by truncation", "own", "for another plan", "voided"],
