@@ -103,6 +103,8 @@ def _show(table: GateTable) -> None:
     console.print(f"release digest {candidate.digest}\nplan digest    {candidate.plan_digest}", markup=False)
     if table.ask_again_at is not None:
         console.print(f"ask again at {table.ask_again_at:%Y-%m-%d %H:%M} UTC")
+    if table.unlooked:
+        console.print("what is unknown could not be looked at: see `drp doctor`; `drp up` starts the platform")
     if table.rehearsal:
         console.print("a rehearsal: on the local runtime declared names count; data is synthetic")
 

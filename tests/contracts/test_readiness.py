@@ -286,3 +286,4 @@ def test_where_nothing_answers_every_row_is_unknown_and_the_command_says_it_coul
     result = untouched.drp("production-ready", "--json", on=down)
     assert result.exit_code == 3
     assert {row["standing"] for row in json.loads(result.output)["rows"]} == {"unknown"}
+    assert "drp up" in untouched.drp("production-ready", on=down).output

@@ -32,7 +32,7 @@ from dr_platform.approvals import (
 from dr_platform.approvals.judge import LOOK_AGAIN
 from dr_platform.clock import ManualClock
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
-from dr_platform.identity import Person, Proof, account_of, person_key
+from dr_platform.identity import Person, Proof, account_of, person_key, signed_in_person
 from tests.contracts.approvals import (
     DAY,
     OTHER_PLAN,
@@ -285,6 +285,14 @@ def names(uid: int) -> str | None:
 def test_a_person_is_who_logged_in(login_uid: int | None, real_uid: int, expected: str | None) -> None:
     found = account_of(login_uid, real_uid, names)
     assert found == (Person(expected, Proof.ACCOUNT) if expected else None)
+
+
+def test_no_environment_variable_makes_somebody_another_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signed_in_person()
+    for name in ("DRP_ACTOR", "USER", "LOGNAME", "USERNAME", "LNAME", "SUDO_USER", "SUDO_UID"):
+        monkeypatch.setenv(name, "mallory")
+    assert signed_in_person() == before
+    assert before is None or before.name != "mallory"
 
 
 def test_a_name_that_was_only_given_counts_in_rehearsals_alone() -> None:
