@@ -58,6 +58,10 @@ seed: $(VENV)/run ## Load the knowledge sets
 health: $(VENV)/run ## Ask every service how it is
 	@$(DRP) health
 
+.PHONY: production-ready
+production-ready: $(VENV)/run ## Show every gate before production; fails unless all pass
+	@$(DRP) production-ready
+
 .PHONY: validate
 validate: $(VENV)/run ## Validate the catalog and look at the machine
 	@$(DRP) catalog validate

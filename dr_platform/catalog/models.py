@@ -330,6 +330,8 @@ class Entry(Model):
     )
     suites: tuple[Suite, ...] = Field(default=(), description="check suites that must have passed")
     attestations: tuple[Sentence, ...] = Field(default=(), description="what a person must have confirmed")
+    fresh_for: Duration = Field(default=86400.0, description="what a suite found counts this long")
+    soak: Duration | None = Field(default=None, description="time in the environment before, verified, without end")
 
 
 class Capacity(Model):

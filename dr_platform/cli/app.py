@@ -16,6 +16,7 @@ from dr_platform.cli import (
     incident_verbs,
     maintenance_verbs,
     platform_verbs,
+    promotion_verbs,
     release_verbs,
     rollout_verbs,
     service_verbs,
@@ -57,6 +58,7 @@ service_verbs.register(app)
 data_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
+promotion_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")

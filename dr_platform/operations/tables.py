@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -65,4 +66,44 @@ remediation_budget = Table(
     Column("first_attempt_at", DateTime(timezone=True), nullable=True),
     Column("last_attempt_at", DateTime(timezone=True), nullable=True),
     Column("escalated_at", DateTime(timezone=True), nullable=True),
+)
+
+approval_request = Table(
+    "approval_request",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("release", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("plan_digest", Text, nullable=False),
+    Column("requester", Text, nullable=False),
+    Column("requester_key", Text, nullable=False),
+    Column("requester_proof", Text, nullable=False),
+    Column("requested_at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", BigInteger, nullable=False),
+    Index("ix_approval_request_environment_release", "environment", "release", "requested_at"),
+)
+
+approval = Table(
+    "approval",
+    metadata,
+    Column("request_id", Text, ForeignKey("approval_request.id", name="fk_approval_request"), primary_key=True),
+    Column("approver_key", Text, primary_key=True),
+    Column("approver", Text, nullable=False),
+    Column("approver_proof", Text, nullable=False),
+    Column("plan_digest", Text, nullable=False),
+    Column("given_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", BigInteger, nullable=False),
+)
+
+approval_void = Table(
+    "approval_void",
+    metadata,
+    Column("request_id", Text, ForeignKey("approval_request.id", name="fk_approval_void_request"), primary_key=True),
+    Column("by", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", BigInteger, nullable=False),
 )
