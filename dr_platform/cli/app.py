@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, platform_verbs, service_verbs
+from dr_platform.cli import catalog_verbs, data_verbs, fault_verbs, monitoring_verbs, platform_verbs, service_verbs
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
 
@@ -47,6 +47,7 @@ service_verbs.register(app)
 data_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(catalog_verbs.app, name="catalog")
+app.add_typer(monitoring_verbs.app, name="monitoring")
 
 
 def run() -> None:
