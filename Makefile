@@ -77,12 +77,17 @@ demo: $(VENV)/run ## Talk with the platform in the terminal
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not e2e and not install and not vault" -n 2 --dist loadfile
+	@$(PYTEST) -m "not e2e and not install and not vault and not monitoring" -n 2 --dist loadfile
 	@$(PYTEST) -m e2e
 
 .PHONY: test-install
 test-install: $(VENV)/test ## Bring the platform up as root and as an ordinary user, with and without Go, Java and Maven
 	@$(PYTEST) -m install tests/install
+
+.PHONY: test-monitoring
+test-monitoring: $(VENV)/test ## Prove the generated alert rules with Prometheus' own promtool
+	@command -v promtool >/dev/null || { echo "promtool is not on the PATH. Untouched: everything. Next: install it (Debian: apt-get install --no-install-recommends prometheus) and run again." >&2; exit 2; }
+	@$(PYTEST) -m monitoring tests/monitoring
 
 .PHONY: test-vault
 test-vault: $(VENV)/test ## Run the secret store's contract on a real Vault (builds it once, about ten minutes)

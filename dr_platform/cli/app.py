@@ -15,6 +15,7 @@ from dr_platform.cli import (
     fault_verbs,
     incident_verbs,
     maintenance_verbs,
+    monitoring_verbs,
     platform_verbs,
     promotion_verbs,
     release_verbs,
@@ -63,6 +64,7 @@ app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 app.add_typer(release_verbs.app, name="release")
+app.add_typer(monitoring_verbs.app, name="monitoring")
 
 
 def run() -> None:

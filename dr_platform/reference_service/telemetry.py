@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram; they include the promises of the catalog (50 ms to 2 s)."""
 
 Labels = tuple[tuple[str, str], ...]
@@ -51,8 +51,8 @@ class Telemetry:
         labels = (("route", route), ("method", method))
         with self._lock:
             self._counters["drp_requests_total", (*labels, ("status", str(status)))] += 1
-            if status >= 500:
-                self._counters["drp_request_errors_total", labels] += 1
+            # Counted from 0 on: of a counter that appears with its first error that error is never seen.
+            self._counters["drp_request_errors_total", labels] += status >= 500
             self._latencies[labels].add(seconds)
 
     def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:

@@ -132,6 +132,10 @@ class LocalRuntime:
     def declared(self) -> frozenset[str]:
         return self._records.names()
 
+    def filled(self) -> Mapping[str, Mapping[Slot, FilledSlot]]:
+        """What every service's slots were told to run, from the records alone: nothing else is asked."""
+        return {name: known.slots for name, known in self._records.all().items()}
+
     def apply(self, slot: Slot, workload: Workload) -> None:
         name = workload.service.name
         with self._changing(name):
