@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Literal
 
 from dr_platform.catalog import Service
 from dr_platform.catalog.models import Strategy
+from dr_platform.chronicle import tell
 from dr_platform.identity import new_id
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
 from dr_platform.rollout.controller import Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Event, Intent, Record, Rollout, Smoke
+from dr_platform.rollout.record import Intent, Record, Rollout, Smoke
 from dr_platform.rollout.requests import RolloutRefused, target_of
 from dr_platform.rollout.sampling import HEALTH, compliant
 from dr_platform.rollout.strategy import (
@@ -149,6 +150,7 @@ def unusable(platform: Platform, service: Service, revision: Revision) -> str | 
 
 def controller(platform: Platform, progress: Progress = silent) -> Controller:
     """The controller of this environment; a new driver each time it is made."""
+    driver = new_id("ctl")
     return Controller(
         runtime=platform.runtime,
         traffic=platform.traffic,
@@ -160,9 +162,9 @@ def controller(platform: Platform, progress: Progress = silent) -> Controller:
         ),
         smoke=lambda service, rollout: smoke(platform, service, rollout),
         alerts=lambda service, rollout: alerts(platform, service, rollout),
-        tell=teller(platform),
+        tell=lambda event: tell(platform, event, f"controller:{driver}"),
         clock=platform.clock,
-        driver=new_id("ctl"),
+        driver=driver,
         progress=progress,
     )
 
@@ -235,22 +237,6 @@ def alerts(platform: Platform, service: Service, rollout: Rollout) -> int | None
         )
     except OperationsUnavailable:
         return None
-
-
-# Telling
-
-
-def teller(platform: Platform) -> Callable[[Event], None]:
-    """Copies events into the evidence log, each once whoever repeats it."""
-
-    def tell(event: Event) -> None:
-        body = {**event.body, "key": event.key}
-        log = platform.evidence
-        if any(entry.body.get("key") == event.key for entry in log.entries(kind=event.kind, subject=event.subject)):
-            return
-        log.append(event.kind, event.subject, "controller", body)
-
-    return tell
 
 
 def known_rollbacks(platform: Platform) -> list[Record]:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from dr_platform.databases.port import Endpoint, ManagedDatabase
     from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
-    from dr_platform.metrics.port import TrafficSource
     from dr_platform.incidents import IncidentLedger
+    from dr_platform.metrics.port import TrafficSource
     from dr_platform.runtime.local.runtime import LocalRuntime
     from dr_platform.runtime.local.supervisor import Supervisor
 

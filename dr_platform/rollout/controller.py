@@ -19,7 +19,7 @@ from typing import assert_never
 
 from dr_platform.catalog import Service
 from dr_platform.clock import Clock
-from dr_platform.errors import PlatformError
+from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.metrics.port import TrafficSource
 from dr_platform.rollout import record as records
 from dr_platform.rollout.decide import (
@@ -222,17 +222,28 @@ class Controller:
             hipaa=looked.hipaa if rollout.phase is not Phase.SMOKE else None,
             alerts=self.alerts(service, rollout),
         )
-        signals = Signals(judge(evaluations), enough_to_promote(evidence, policy), looked.stable_answers)
-        return record.with_rollout(rollout), signals
+        judgement = judge(evaluations)
+        measured = next((e.as_measurements() for e in evaluations if e.trigger is judgement.trigger), {})
+        enough = enough_to_promote(evidence, policy)
+        return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured)
+
+    def _tell(self, service: str, event: Event) -> None:
+        """What is refused for good is not offered again: it would keep everything behind it."""
+        try:
+            self.tell(event)
+        except TemporaryFailure:
+            raise
+        except PlatformError as exc:
+            self.progress(f"{service}: {event.key} was refused: {exc.what}")
 
     def _copy_out(self, service: str) -> None:
         """Tell what is waiting; what cannot be told now waits, and stops nothing."""
         held, told = records.read(self.runtime, service), set()
         try:
             for event in held.record.outbox:
-                self.tell(event)
+                self._tell(service, event)
                 told.add(event.key)
-        except PlatformError as exc:
+        except TemporaryFailure as exc:
             self.progress(f"{service}: {exc.what}")
         if not told:
             return

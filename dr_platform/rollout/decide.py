@@ -11,11 +11,12 @@ outranks promote; no timer outranks a check; no data is no success.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from dr_platform.catalog.models import Strategy
+from dr_platform.incidents import incident_id
 from dr_platform.rollout.guards import Judgement
 from dr_platform.rollout.guards import Verdict as Judged
 from dr_platform.rollout.record import (
@@ -64,6 +65,8 @@ class Signals:
     judgement: Judgement | None = None
     enough: bool = False
     stable_answers: bool | None = None
+    measured: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What the trigger that decided had counted, with its threshold."""
 
 
 @dataclass(frozen=True)
@@ -358,6 +361,7 @@ class Cause:
     person: bool = False
     fired_literal: bool = False
     fired_guard: bool = False
+    measured: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 def _cause_to_revert(record: Record, rollout: Rollout, signals: Signals) -> Cause | None:
@@ -367,7 +371,8 @@ def _cause_to_revert(record: Record, rollout: Rollout, signals: Signals) -> Caus
     judgement = signals.judgement
     if judgement is not None and judgement.verdict is Judged.FAIL:
         trigger = judgement.trigger.value if judgement.trigger else "guard"
-        return Cause(trigger, judgement.why, fired_literal=judgement.fired_literal, fired_guard=judgement.fired_guard)
+        literal, guard = judgement.fired_literal, judgement.fired_guard
+        return Cause(trigger, judgement.why, fired_literal=literal, fired_guard=guard, measured=signals.measured)
     if record.queued is not None:
         return Cause("superseded", f"version {record.queued.revision.version} was asked for meanwhile", person=True)
     return None
@@ -381,15 +386,10 @@ def _hold_rollback(record: Record, rollout: Rollout, cause: Cause, now: datetime
     return _save(record, replace(rollout, paused=why), why)
 
 
-def incident_id(rollout: Rollout) -> str:
-    """Told from the rollout alone, so that whoever repeats its opening opens the same one."""
-    return "inc-" + hashlib.sha256(rollout.id.encode()).hexdigest()[:10]
-
-
 def _begin_revert(record: Record, rollout: Rollout, cause: Cause, now: datetime, patience: Patience) -> Action:
     """Saved, with the incident's id, before anything is done about it."""
     exposed = rollout.max_weight > 0
-    incident = rollout.incident or (incident_id(rollout) if exposed and not cause.person else None)
+    incident = rollout.incident or (incident_id(rollout.id, record.epoch) if exposed and not cause.person else None)
     reverting = replace(
         rollout.entering(Phase.REVERT_CAPACITY, now, now + patience.revert),
         trigger=cause.trigger,
@@ -403,7 +403,7 @@ def _begin_revert(record: Record, rollout: Rollout, cause: Cause, now: datetime,
     )
     saved = record.with_rollout(reverting)
     if incident is not None and not cause.person:
-        saved = saved.telling(_incident_event(reverting, now))
+        saved = saved.telling(_incident_event(saved, reverting, cause, now))
     return Save(saved, f"taken back: {cause.why}")
 
 
@@ -487,43 +487,66 @@ def _ended_event(rollout: Rollout, outcome: Outcome) -> Event:
         "trigger": rollout.trigger or "",
         "fired_literal": rollout.fired_literal,
         "fired_guard": rollout.fired_guard,
-        "requests": rollout.served,
-        "errors": rollout.failed,
-        "exposure_s": round(rollout.exposed_s, 3),
+        **_radius(rollout),
         "duration_s": round((outcome.ended_at - outcome.began_at).total_seconds(), 3),
         "incident": outcome.incident or "",
     }
     return _event(rollout, "rollout-ended", body)
 
 
-def _incident_event(rollout: Rollout, now: datetime) -> Event:
-    first = rollout.first_failure_at
+def _incident_event(record: Record, rollout: Rollout, cause: Cause, now: datetime) -> Event:
+    step = rollout.intent.steps[rollout.step]
     body: dict[str, object] = {
+        "service": record.service,
         "rollout": rollout.id,
-        "trigger": rollout.trigger or "",
-        "fired_literal": rollout.fired_literal,
-        "fired_guard": rollout.fired_guard,
-        "from": rollout.stable.revision.version if rollout.stable else "",
-        "to": rollout.candidate.revision.version,
-        "why": rollout.why,
-        "detected_s": round((now - first).total_seconds(), 3) if first else 0.0,
-        "requests": rollout.served,
-        "errors": rollout.failed,
-        "max_weight": rollout.max_weight,
+        "epoch": record.epoch,
+        "strategy": rollout.intent.strategy.value,
+        "from": _reference(rollout.stable),
+        "to": _reference(rollout.candidate),
+        "trigger": cause.trigger,
+        "why": cause.why,
+        "fired_literal": cause.fired_literal,
+        "fired_guard": cause.fired_guard,
+        "measured": dict(cause.measured),
+        "first_failure_at": rollout.first_failure_at.isoformat() if rollout.first_failure_at else None,
+        "fired_at": now.isoformat(),
+        "weight": step.weight,
+        **_radius(rollout),
     }
     return Event(f"{rollout.incident}:opened", "incident-opened", str(rollout.incident), body)
 
 
 def _restored_event(rollout: Rollout, now: datetime) -> Event:
-    since, back = rollout.first_failure_at or rollout.reverting_since or now, rollout.restored_at or now
     body: dict[str, object] = {
         "rollout": rollout.id,
-        "restored_s": round((back - since).total_seconds(), 3),
-        "requests": rollout.served,
-        "errors": rollout.failed,
-        "exposure_s": round(rollout.exposed_s, 3),
+        "candidate": rollout.candidate.slot.value,
+        "weight": rollout.max_weight,
+        "restored_at": (rollout.restored_at or now).isoformat(),
+        "ended_at": now.isoformat(),
+        **_radius(rollout),
     }
     return Event(f"{rollout.incident}:restored", "incident-restored", str(rollout.incident), body)
+
+
+def _reference(placement: Placement | None) -> dict[str, str] | None:
+    if placement is None:
+        return None
+    revision = placement.revision
+    return {
+        "slot": placement.slot.value,
+        "version": revision.version,
+        "digest": revision.digest,
+        "config_hash": revision.config_hash,
+    }
+
+
+def _radius(rollout: Rollout) -> dict[str, object]:
+    return {
+        "requests": rollout.served,
+        "errors": rollout.failed,
+        "max_weight": rollout.max_weight,
+        "exposure_s": round(rollout.exposed_s, 3),
+    }
 
 
 def _outcome(rollout: Rollout, result: Result, reason: str, now: datetime) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
 from dr_platform.catalog.models import Strategy
-from dr_platform.errors import PlatformError
+from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.rollout.record import Phase, Record
 from dr_platform.rollout.requests import RolloutRefused, ask, steer
 from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps, steps_of
@@ -110,8 +111,10 @@ def test_errors_of_the_candidate_bring_all_traffic_back_within_seconds(ratio: fl
     (incident,) = world.incidents()
     assert incident.body["trigger"] == "errors"
     assert incident.body["fired_guard"] is True
+    assert incident.body["measured"]["threshold"] == 0.05
     restored = next(event for event in world.told.values() if event.kind == "incident-restored")
-    assert 0 < restored.body["restored_s"] <= within_s
+    began = datetime.fromisoformat(incident.body["first_failure_at"])
+    assert 0 < (datetime.fromisoformat(restored.body["restored_at"]) - began).total_seconds() <= within_s
     assert restored.body["errors"] > 0
 
 
@@ -425,7 +428,7 @@ def test_an_operations_database_that_is_away_stops_nothing_and_is_told_afterward
     tell = controller.tell
 
     def away(_event: object) -> None:
-        raise PlatformError
+        raise TemporaryFailure
 
     controller.tell = away
     ask(world.runtime, world.name, world.intent())
