@@ -86,7 +86,7 @@ def _restored(platform: Platform, event: Event, actor: str) -> None:
         result="seen in use, and the stable revision answers",
     )
     platform.incidents.append(event.subject, "traffic-moved", ActionTaken(action=moved), actor)
-    platform.incidents.mitigate(event.subject, at, actor, _radius(body))
+    platform.incidents.mitigate(event.subject, at, actor, _radius(body) if "requests" in body else None)
 
 
 def _once(platform: Platform, event: Event, actor: str) -> None:

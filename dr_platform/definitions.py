@@ -8,17 +8,23 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.checks import check_definitions
+from assets.compliance import compliance_assets
 from assets.databases import database_assets
 from assets.infrastructure import infrastructure_assets
 from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB
+from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
+from jobs.delivery import delivery_jobs
 from jobs.platform import asset_jobs, op_jobs
 from schedules.platform import schedule_definitions
+from sensors.aftercare import aftercare_sensor
+from sensors.controller import controller_sensor
 from sensors.health import health_sensor
+from sensors.incidents import incidents_sensor
 from sensors.processes import process_sensor
 from sensors.remediation import remediation_sensor
+from sensors.rollouts import rollouts_sensor
 from sensors.runs import run_sensors
 
 
@@ -26,19 +32,26 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
     jobs = asset_jobs()
     remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
+    deliveries = delivery_jobs(platform)
+    tend = next(job for job in deliveries if job.name == TEND_JOB)
     return dg.Definitions(
         assets=[
             *infrastructure_assets(platform),
             *database_assets(platform),
             *service_assets(platform),
             *knowledge_assets(platform),
+            *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform)],
+        jobs=[*jobs, *op_jobs(platform), *deliveries],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),
             remediation_sensor(platform, remediate),
+            aftercare_sensor(platform),
+            controller_sensor(platform, tend),
+            rollouts_sensor(platform),
+            incidents_sensor(platform),
             process_sensor(platform),
             *run_sensors(platform),
         ],

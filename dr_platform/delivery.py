@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Literal
 
 from dr_platform.catalog import Service
@@ -18,11 +18,11 @@ from dr_platform.chronicle import tell
 from dr_platform.identity import new_id
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
-from dr_platform.rollout.controller import Controller, Settings
+from dr_platform.rollout.controller import LEASE, Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Intent, Record, Rollout, Smoke
-from dr_platform.rollout.requests import RolloutRefused, target_of
+from dr_platform.rollout.record import Intent, Outcome, Record, Rollout, Smoke
+from dr_platform.rollout.requests import RolloutRefused, ask, follow, knows, target_of
 from dr_platform.rollout.sampling import HEALTH, compliant
 from dr_platform.rollout.strategy import (
     GRADUAL_WEIGHTS,
@@ -32,11 +32,18 @@ from dr_platform.rollout.strategy import (
     rollback_steps,
     steps_of,
 )
+from dr_platform.rollout.takeover import Earlier, Start, StoodIn, Wait, lapse
+from dr_platform.rollout.takeover import decide as decide_takeover
+from dr_platform.rollout.takeover import stand_in as stand_in_with
 from dr_platform.runtime.local.programs import Program
 from dr_platform.runtime.port import ProbeResult, Revision, UnknownService
-from dr_platform.verdict import Progress, silent
+from dr_platform.verdict import Measure, Progress, silent
 
 CONTROLLER = "controller"
+FOLLOW_LIMIT_S = 120.0
+"""Without any movement for so long nobody acts: longer than a replica may take to become ready."""
+STAND_IN_S = 900.0
+"""A run that stands in for the controller ends after this; while it is needed another follows."""
 SMOKE_LOOKS = 3
 """Each path is asked so often: one answer of luck proves nothing."""
 _SMOKE_S = 5.0
@@ -108,6 +115,7 @@ def rollback(
     reason: str = "",
     automatic: bool = False,
     incident: str | None = None,
+    intent_id: str | None = None,
 ) -> Intent:
     """Ask to go back to a revision that was stable here before. Raises ``RolloutRefused`` with
     everything that speaks against it."""
@@ -120,7 +128,7 @@ def rollback(
     steps = rollback_steps(IMMEDIATE_WEIGHTS, replicas) if pace == "immediate" else canary(GRADUAL_WEIGHTS, replicas, 0)
     strategy = strategy_of(platform, name)
     return Intent(
-        id=new_id("ro"),
+        id=intent_id or new_id("ro"),
         kind="rollback",
         revision=target.revision,
         replicas=replicas,
@@ -227,18 +235,71 @@ def _version_in(answer: ProbeResult) -> str | None:
 
 def alerts(platform: Platform, service: Service, rollout: Rollout) -> int | None:
     """Distinct fingerprints of security alerts about the candidate's version since the rollout began."""
+    return alerts_about(platform, service.name, rollout.candidate.revision.version, rollout.began_at)
+
+
+def alerts_about(platform: Platform, service: str, version: str, since: datetime) -> int | None:
+    """Distinct fingerprints of security alerts about a version; ``None``: could not look."""
     from dr_platform.operations import OperationsUnavailable
 
-    version = rollout.candidate.revision.version
     try:
-        found = platform.evidence.entries(kind=SECURITY_ALERT, subject=service.name)
-        return len(
-            {e.body.get("fingerprint") for e in found if e.at >= rollout.began_at and e.body.get("version") == version}
-        )
+        found = platform.evidence.entries(kind=SECURITY_ALERT, subject=service)
+        return len({e.body.get("fingerprint") for e in found if e.at >= since and e.body.get("version") == version})
     except OperationsUnavailable:
         return None
 
 
-def known_rollbacks(platform: Platform) -> list[Record]:
-    """Records of all declared services, for the budget of the fleet."""
+# Following, for whoever was started for it
+
+
+def carried_through(
+    platform: Platform, name: str, intent_id: str, make: Callable[[], Intent], progress: Progress = silent
+) -> Outcome:
+    """Ask, and follow to the end. Whoever was killed on the way and says the same again finds what was
+    asked for and follows that."""
+    service_of(platform, name)
+    if not knows(records.read(platform.runtime, name).record, intent_id):
+        ask(platform.runtime, name, make())
+    return follow(platform.runtime, name, intent_id, platform.clock, FOLLOW_LIMIT_S, progress)
+
+
+def figures(outcome: Outcome) -> dict[str, Measure]:
+    """How a rollout ended; ``error_ratio`` is of the candidate's requests, where it had any."""
+    found: dict[str, Measure] = {
+        "outcome": outcome.result,
+        "rollout": outcome.rollout,
+        "kind": outcome.kind,
+        "from": outcome.from_version or "",
+        "to": outcome.to_version,
+        "strategy": outcome.strategy.value,
+        "reason": outcome.reason,
+        "automatic": outcome.automatic,
+        "incident": outcome.incident or "",
+        "duration_s": round((outcome.ended_at - outcome.began_at).total_seconds(), 3),
+        "requests": outcome.served,
+        "errors": outcome.failed,
+    }
+    return found | ({"error_ratio": round(outcome.failed / outcome.served, 6)} if outcome.served else {})
+
+
+def ended_since(platform: Platform, told: Mapping[str, str]) -> dict[str, Outcome]:
+    """The last rollout of each service whose end was not told yet; ``told`` is by service. Of several
+    that ended between two looks the last is shown here; the evidence log has all."""
+    lasts = {record.service: record.last for record in fleet_records(platform)}
+    return {name: last for name, last in lasts.items() if last is not None and told.get(name) != last.rollout}
+
+
+def stand_in(platform: Platform, progress: Progress = silent) -> StoodIn:
+    """Do the work of a controller that has gone, until another one does it."""
+    return stand_in_with(controller(platform, progress), platform.environment.look, STAND_IN_S)
+
+
+def takeover(platform: Platform, earlier: Callable[[str], Earlier]) -> Start | Wait:
+    """Whether a run has to stand in; ``earlier`` tells of the runs about a lapse of the lease."""
+    lease = platform.runtime.read_lease(LEASE)
+    return decide_takeover(fleet_records(platform), lease, earlier(lapse(lease)), platform.clock.now())
+
+
+def fleet_records(platform: Platform) -> list[Record]:
+    """The records of all declared services."""
     return [records.read(platform.runtime, name).record for name in sorted(platform.runtime.declared())]

@@ -14,11 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
 
+from dr_platform import open_incidents
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
+from dr_platform.rollout import record as records
+from dr_platform.rollout.record import Record
 from dr_platform.runtime.local.documents import InUse
-from dr_platform.runtime.port import ProbeResult, Slot
+from dr_platform.runtime.port import Observed, ProbeResult, Slot, SlotStatus
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
@@ -218,13 +221,15 @@ def schema_verdict(platform: Platform, name: str) -> Verdict:
 def service_verdict(platform: Platform, name: str) -> Verdict:
     """All wanted replicas are ready, and the service itself says that it is healthy."""
     observed = platform.runtime.observe(name)
-    workload = platform.workload(name)
-    ready = sum(status.ready for status in observed.slots.values())
-    restarts = sum(r.restarts for status in observed.slots.values() for r in status.replicas)
-    measurements: dict[str, Measure] = {"replicas": ready, "replicas_desired": workload.replicas, "restarts": restarts}
-    if ready < workload.replicas:
-        reasons = sorted({r.reason for s in observed.slots.values() for r in s.replicas if r.reason})
-        why = f"{ready} of {workload.replicas} replicas ready" + (f": {'; '.join(reasons)}" if reasons else "")
+    record = records.read(platform.runtime, name).record
+    wanted = platform.replicas_of(platform.catalog.services[name])
+    serving = _serving(record, observed)
+    ready = sum(status.ready for status in serving)
+    restarts = sum(r.restarts for status in serving for r in status.replicas)
+    measurements: dict[str, Measure] = {"replicas": ready, "replicas_desired": wanted, "restarts": restarts}
+    if ready < wanted and record.rollout is None:
+        reasons = sorted({r.reason for status in serving for r in status.replicas if r.reason})
+        why = f"{ready} of {wanted} replicas ready" + (f": {'; '.join(reasons)}" if reasons else "")
         return Verdict(False, why, measurements)
     answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
     measurements["latency_ms"] = round(answer.latency_ms, 2)
@@ -236,8 +241,17 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
     if body.get("status") != "healthy":
         detail = f"; unhealthy: {', '.join(sick)}" if sick else ""
         return Verdict(False, f"says it is {_word(body.get('status'))}{detail}", measurements)
-    paused = "; suspended for maintenance" if observed.notice else ""
-    return Verdict(True, f"{ready} of {workload.replicas} replicas ready, healthy{paused}", measurements)
+    noted = "; suspended for maintenance" if observed.notice else ""
+    noted += "; a rollout is under way" if record.rollout is not None else ""
+    return Verdict(True, f"{ready} of {wanted} replicas ready, healthy{noted}", measurements)
+
+
+def _serving(record: Record, observed: Observed) -> list[SlotStatus]:
+    """The slots whose replicas count: the stable one, and during a rollout both. A revision that is
+    only kept warm serves nobody. Nothing stable: whatever is there."""
+    if record.rollout is not None or record.stable is None:
+        return list(observed.slots.values())
+    return [observed.slots[record.stable.slot]]
 
 
 @_always_answers
@@ -377,7 +391,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
         found += _service_looks(platform, name, held_to_hipaa)
     for name in platform.catalog.knowledge:
         found += _knowledge_looks(platform, name)
-    return tuple(found)
+    return (*found, *_incident_looks(platform))
 
 
 def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
@@ -443,14 +457,59 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
     ]
 
 
+def _incident_looks(platform: Platform) -> list[Look]:
+    bound, asset = functools.partial, ("compliance", "incidents")
+    state = (("infrastructure", "state"),)
+    return [
+        Look(
+            asset,
+            "healthy",
+            "Every incident can be read as it was written.",
+            bound(ledger_verdict, platform),
+            True,
+            state,
+        ),
+        Look(
+            asset,
+            "assessed",
+            "No breach assessment is pending (45 CFR 164.402(2), 164.414(b)).",
+            bound(assessments_verdict, platform),
+            True,
+            state,
+        ),
+    ]
+
+
+@_always_answers
+def ledger_verdict(platform: Platform) -> Verdict:
+    """Every incident can be read."""
+    from dr_platform.incidents import BrokenIncident
+
+    try:
+        found = open_incidents.look(platform.incidents)
+    except BrokenIncident as exc:
+        return Verdict(False, exc.what)
+    return Verdict(True, found.describe(), found.measurements())
+
+
+@_always_answers
+def assessments_verdict(platform: Platform) -> Verdict:
+    """No incident waits for the signature under its breach assessment."""
+    found = open_incidents.look(platform.incidents)
+    if found.pending:
+        return Verdict(False, f"not assessed: {', '.join(i.id for i in found.pending)}", found.measurements())
+    return Verdict(True, "no breach assessment is pending", found.measurements())
+
+
 @_always_answers
 def fleet_verdict(platform: Platform) -> Verdict:
     """Every service has the replicas that the release wants, and no other service is there."""
     missing = []
-    for name in platform.catalog.services:
+    for name, service in platform.catalog.services.items():
         observed = platform.runtime.observe(name)
-        wanted = platform.workload(name).replicas
-        if sum(status.ready for status in observed.slots.values()) < wanted:
+        record = records.read(platform.runtime, name).record
+        ready = sum(status.ready for status in _serving(record, observed))
+        if ready < platform.replicas_of(service) and record.rollout is None:
             missing.append(name)
     surplus = sorted(platform.runtime.declared() - set(platform.catalog.services))
     total = len(platform.catalog.services)

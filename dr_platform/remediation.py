@@ -142,6 +142,8 @@ class Situation:
     below: Mapping[Target, Ground] = field(default_factory=dict)
     suspended: bool = False
     """Somebody took it out of traffic to work on it."""
+    rolling: bool = False
+    """A rollout is under way: its controller alone changes the service."""
 
     @property
     def cause(self) -> str | None:
@@ -168,6 +170,8 @@ def decide(situation: Situation, now: datetime, policy: Policy) -> Action:
         return _when_well(condition, spent, now, policy)
     if situation.suspended:
         return Leave("is suspended for maintenance")
+    if situation.rolling:
+        return Leave("a rollout is under way")
     if spent.escalated_at is not None:
         return Leave("a person was called")
     if situation.cause is not None:
@@ -223,6 +227,7 @@ def situations(
     budgets: Mapping[Target, Spent],
     trails: Mapping[Target, Trail],
     suspended: Collection[Target] = (),
+    rolling: Collection[Target] = (),
 ) -> dict[Target, Situation]:
     """Put together what is known of each target that has a budget."""
     return {
@@ -233,6 +238,7 @@ def situations(
             trails.get(target, Trail()),
             {b: Ground(conditions.get(b), trails.get(b, Trail())) for b in below(catalog, target)},
             target in suspended,
+            target in rolling,
         )
         for target, spent in budgets.items()
     }

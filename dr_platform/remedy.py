@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from dr_platform.remediation import (
     decide,
     situations,
 )
+from dr_platform.rollout import record as records
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def carry_out(
     budgets = RemediationBudgets(platform.operations)
     spent = {target: budgets.read("/".join(target)) for target in conditions.keys() & standing(platform)}
     suspended: set[Target] = {("services", name) for name in platform.runtime.suspensions()}
+    rolling = _rolling(platform, (target for target in spent if conditions[target].good is False))
     now = platform.clock.now()
     attempts, escalations, waiting = [], [], {}
-    for target, situation in situations(platform.catalog, conditions, spent, trails, suspended).items():
+    for target, situation in situations(platform.catalog, conditions, spent, trails, suspended, rolling).items():
         action = decide(situation, now, policy)
         if isinstance(action, Leave):
             if not situation.condition.good:
@@ -87,6 +89,12 @@ def carry_out(
             case Clear():
                 pass  # the budget is whole again, nobody needs to be asked
     return Remedies(tuple(attempts), tuple(escalations), waiting)
+
+
+def _rolling(platform: Platform, ill: Iterable[Target]) -> frozenset[Target]:
+    """Services whose controller is at work, or soon will be."""
+    held = {target: records.read(platform.runtime, target[1]).record for target in ill if target[0] == "services"}
+    return frozenset(t for t, record in held.items() if record.rollout is not None or record.queued is not None)
 
 
 def _after(spent: Spent, action: Attempt | Escalate | Clear, now: datetime) -> Spent:

@@ -3,6 +3,8 @@ failures become failures that say what to do. Not here: any definition or decisi
 
 from __future__ import annotations
 
+import functools
+import json
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,19 +13,27 @@ from typing import Protocol, TypeVar
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # named nowhere public
 
+from dr_platform.aftercare import Called, WentBack
+from dr_platform.delivery import figures
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.health import Look
+from dr_platform.open_incidents import OpenIncidents
 from dr_platform.remediation import Condition, Target, Trail
 from dr_platform.remedy import Remedy
+from dr_platform.rollout.record import Outcome as Ended
+from dr_platform.rollout.takeover import Earlier, Start
 from dr_platform.verdict import Measure, Verdict
 from dr_platform.watch import CheckName, Written, name_of
 
 T = TypeVar("T")
+Sensor = Callable[[dg.SensorEvaluationContext], dg.SensorResult]
 ANSWERS = {True: "good", False: "bad", None: "unknown"}
 HEALTHY = "healthy"
 REMEDIATION_JOB = "remediate"
 WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, "teardown", "__ASSET_JOB"})
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
+TEND_JOB = "tend_rollouts"
+LAPSE_TAG = "dr-platform/lease-lapse"
 TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -101,6 +111,24 @@ def check_evaluation(look: Look, verdict: Verdict) -> dg.AssetCheckEvaluation:
         description=verdict.why,
         metadata={k: dg.MetadataValue.text(v) if isinstance(v, str) else v for k, v in metadata_of(verdict).items()},
     )
+
+
+def answering(evaluate: Callable[[dg.SensorEvaluationContext], dg.SensorResult]) -> Sensor:
+    """A sensor whose trouble is its own: it says that it could not look, and looks again at its next
+    tick. An error's text stays out of the log, it may quote data."""
+
+    @functools.wraps(evaluate)
+    def safe(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        try:
+            return evaluate(context)
+        except PlatformError as exc:
+            return dg.SensorResult(skip_reason=f"could not look: {exc.what}", cursor=context.cursor)
+        except Exception as exc:  # noqa: BLE001 - whatever a tick runs into is shown with its place
+            found = type(exc).__name__
+            context.log.error("unexpected %s, a defect of the platform, at\n%s", found, _frames(exc))  # noqa: TRY400 - no text
+            return dg.SensorResult(skip_reason=f"could not look: {type(exc).__name__}", cursor=context.cursor)
+
+    return safe
 
 
 class History:
@@ -201,6 +229,83 @@ def escalation(remedy: Remedy) -> dg.AssetObservation:
         description=f"A person is needed: {remedy.why}",
         metadata={"escalated": True, "attempts": remedy.number, "why": remedy.why},
     )
+
+
+# Rollouts
+
+
+def intent_of(run: dg.DagsterRun) -> str:
+    """A run that goes on after it was killed asks for the same thing."""
+    return f"ro-{run.run_id}"
+
+
+def by_a_program(run: dg.DagsterRun) -> bool:
+    """Whether a sensor or a schedule started it, and no person."""
+    return any(name in run.tags for name in ("dagster/sensor_name", "dagster/schedule_name"))
+
+
+def require(outcome: Ended, wanted: str) -> dict[str, Measure]:
+    """The figures of a rollout that ended as wanted; any other end is a failure with the same figures."""
+    if outcome.result != wanted:
+        raise dg.Failure(
+            description=f"{outcome.to_version}: {outcome.result} instead of {wanted}: {outcome.reason}",
+            metadata=dict(figures(outcome)),
+            allow_retries=False,
+        )
+    return figures(outcome)
+
+
+def ended_event(service: str, outcome: Ended) -> dg.AssetMaterialization | dg.AssetObservation:
+    """What became of a rollout, shown on the service. Only one that changed what is stable makes it anew."""
+    key, told = dg.AssetKey(["services", service]), f"{outcome.to_version} {outcome.result.replace('_', ' ')}"
+    changed = outcome.result == ("promoted" if outcome.kind == "deploy" else "rolled_back")
+    kind = dg.AssetMaterialization if changed else dg.AssetObservation
+    return kind(asset_key=key, description=f"{told}: {outcome.reason}", metadata=dict(figures(outcome)))
+
+
+def back_observation(back: WentBack) -> dg.AssetObservation:
+    """A program goes back to the revision before."""
+    intent = back.intent
+    return dg.AssetObservation(
+        asset_key=dg.AssetKey(["services", back.service]),
+        description=f"Going back to {intent.revision.version}: {back.why}",
+        metadata={"rollout": intent.id, "incident": intent.incident or "", "why": back.why},
+    )
+
+
+def call_observation(call: Called) -> dg.AssetObservation:
+    return escalation(Remedy(("services", call.service), 0, call.why, call.key))
+
+
+def told_before(cursor: str | None) -> dict[str, str]:
+    """What a sensor has told already, by name; a cursor that cannot be read is an empty one."""
+    try:
+        known = json.loads(cursor or "{}")
+    except ValueError:
+        return {}
+    return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
+
+
+def earlier_runs(instance: dg.DagsterInstance, lapse: str) -> Earlier:
+    """The runs that stood in for the controller before, the newest of them."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=TEND_JOB), limit=100)
+    ended = [record.end_time for record in records if record.end_time is not None]
+    return Earlier(
+        at_work=any(record.dagster_run.status in AT_WORK for record in records),
+        attempts=sum(record.dagster_run.tags.get(LAPSE_TAG) == lapse for record in records),
+        ended_at=_utc(max(ended)) if ended else None,
+    )
+
+
+def stand_in_request(start: Start) -> dg.RunRequest:
+    return dg.RunRequest(run_key=start.key, tags={LAPSE_TAG: start.key.split(":")[1]})
+
+
+# Incidents
+
+
+def incidents_metadata(found: OpenIncidents) -> dict[str, dg.MetadataValue | Measure]:
+    return {"summary": found.describe(), **found.measurements(), "open": dg.MetadataValue.md(found.markdown())}
 
 
 def process_observation(event: Mapping[str, object]) -> dg.AssetObservation:

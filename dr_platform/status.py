@@ -94,14 +94,16 @@ def service_status(platform: Platform, name: str) -> ServiceStatus:
     namespace = namespace_of(platform, Tier(service.tier))
     try:
         observed = platform.runtime.observe(name)
-        stable = records.read(platform.runtime, name).record.stable
+        record = records.read(platform.runtime, name).record
+        stable = record.stable
     except PlatformError:
         return ServiceStatus(name, namespace, None, None, 0, wanted, healthy=False, address=address)
     if stable is None:
         return ServiceStatus(name, namespace, None, None, 0, wanted, healthy=False, address=address)
     slot: Slot = stable.slot
     ready = observed.slots[slot].ready
-    healthy = ready >= wanted and observed.weights is not None and observed.weights.of(slot) > 0
+    serves = record.rollout is not None or (observed.weights is not None and observed.weights.of(slot) > 0)
+    healthy = ready >= wanted and observed.weights is not None and serves
     suspended = observed.notice is not None
     version = stable.revision.version
     return ServiceStatus(name, namespace, slot.value, version, ready, wanted, healthy, address, suspended)

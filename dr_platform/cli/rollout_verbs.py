@@ -20,8 +20,6 @@ from dr_platform.rollout.record import Intent, Outcome, Record, Rollout
 rollout_app = typer.Typer(help="The rollout of a service: what is under way, and what was last.", no_args_is_help=True)
 
 ServiceArgument = Annotated[str, typer.Argument(help="A service of the catalog.")]
-FOLLOW_LIMIT_S = 120.0
-"""Without any movement for so long nobody acts: longer than a replica may take to become ready."""
 
 
 def deploy(
@@ -127,6 +125,7 @@ def _until_stopped() -> Generator[threading.Event]:
 
 
 def _ask_and_follow(platform: Platform, service: str, intent: Intent) -> Outcome:
+    from dr_platform.delivery import FOLLOW_LIMIT_S
     from dr_platform.rollout.requests import ask, follow
 
     ask(platform.runtime, service, intent)
@@ -202,6 +201,8 @@ def _details(record: Record) -> Iterator[str]:
         yield f"taken back: {rollout.why}"
     if record.warm is not None:
         yield f"{record.warm.placement.revision.version} is kept warm until {record.warm.until:%Y-%m-%d %H:%M:%S} UTC"
+    if record.watch is not None and record.watch.paged is not None:
+        yield f"a person was called: {record.watch.paged}"
     if record.last is not None:
         yield f"last: {record.last.to_version} {record.last.result} ({record.last.reason})"
     for hold in record.holds:

@@ -1,4 +1,5 @@
-"""The controller: the one that acts on open rollouts, once a second, by lease.
+"""The controller: the one that acts on open rollouts, once a second, by lease. Between rollouts it goes on
+looking at what was promoted for as long as the revision before is kept warm.
 
 Here: read, look, decide, do one action, save. Not here: what comes next (``decide``), what is read
 (``sampling``), what it means (``guards``), who asks for a rollout (``requests``).
@@ -22,6 +23,7 @@ from dr_platform.clock import Clock
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.metrics.port import TrafficSource
 from dr_platform.rollout import record as records
+from dr_platform.rollout.aftercare import is_due, watched
 from dr_platform.rollout.decide import (
     Apply,
     Patience,
@@ -34,16 +36,19 @@ from dr_platform.rollout.decide import (
     Wait,
     decide,
     needs_look,
+    needs_watch,
 )
 from dr_platform.rollout.guards import GuardPolicy, enough_to_promote, evaluate, judge
 from dr_platform.rollout.record import Event, Phase, Record, Rollout, Smoke
-from dr_platform.rollout.sampling import Looked, Sampler
+from dr_platform.rollout.sampling import Looked, Sampler, Subject
 from dr_platform.rollout.window import Evidence
-from dr_platform.runtime.port import Observed, Runtime, StaleRecord, Workload
+from dr_platform.runtime.port import Lease, Observed, Runtime, StaleRecord, Workload
 from dr_platform.verdict import Progress, silent
 
 LEASE = "controller"
 LEASE_TTL = timedelta(seconds=15)
+WATCHED_A_TICK = 4
+"""Each may take a probe's time, and an open rollout must not wait for many of them."""
 _TURNS = 24
 """Actions for one service within one look; more than any way forward or back has without a wait."""
 
@@ -85,6 +90,7 @@ class Controller:
     driver: str
     progress: Progress = silent
     _sampler: Sampler = field(init=False)
+    _lease: Lease | None = field(init=False, default=None)
     _lease_until: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -104,18 +110,62 @@ class Controller:
         """One look at every service that needs one; false when another controller holds the lease."""
         if not self._renew():
             return False
+        due: list[tuple[Service, records.Held]] = []
         for service in self.services():
             try:
-                self._tend(service)
+                if self._is_due(service, held := self._tend(service)):
+                    due.append((service, held))
             except LeaseLost:
                 return False
             except PlatformError as exc:  # one service's trouble must not keep the others waiting
                 self.progress(f"{service.name}: {exc.what}")
+        return self._watch_some(due)
+
+    def _watch_some(self, due: list[tuple[Service, records.Held]]) -> bool:
+        """Those that were not looked at for longest; false when the lease was lost on the way."""
+        due.sort(key=lambda one: one[1].record.watch.looked_at.timestamp() if one[1].record.watch else 0.0)
+        for service, held in due[:WATCHED_A_TICK]:
+            try:
+                self._watch(service, held)
+            except LeaseLost:
+                return False
+            except PlatformError as exc:
+                self.progress(f"{service.name}: {exc.what}")
         return True
+
+    def _is_due(self, service: Service, held: records.Held) -> bool:
+        now = self.clock.now()
+        if needs_watch(held.record, now):
+            return is_due(held.record.watch, now)
+        if held.record.rollout is None:
+            self._sampler.forget(service.name)
+        return False
+
+    def _watch(self, service: Service, held: records.Held) -> None:
+        """One look at what was promoted, kept in its record for whoever judges it."""
+        record, now = held.record, self.clock.now()
+        if record.stable is None:
+            return
+        subject, observed = Subject.promoted(record.stable), self.runtime.observe(service.name)
+        seen = watched(record.watch, self._sampler.look(service, subject, observed, now), now)
+        self._require_lease()
+        with contextlib.suppress(StaleRecord):  # somebody asked for something; that comes first
+            records.save(self.runtime, held, replace(record, watch=seen))
+
+    def has_work(self) -> bool:
+        """Whether anything is open that a controller can carry on."""
+        held = (records.read(self.runtime, service.name).record for service in self.services())
+        return any(r.queued is not None or (r.rollout is not None and r.rollout.phase is not Phase.STUCK) for r in held)
+
+    def release(self) -> None:
+        """Give the lease back, so that another controller need not wait for its end."""
+        if self._lease is not None:
+            self.runtime.release_lease(self._lease)
+        self._lease, self._lease_until = None, 0.0
 
     def _renew(self) -> bool:
         before = self.clock.monotonic()
-        lease = self.runtime.acquire_lease(LEASE, self.driver, LEASE_TTL)
+        lease = self._lease = self.runtime.acquire_lease(LEASE, self.driver, LEASE_TTL)
         # Counted from before the call, on a clock that never jumps.
         self._lease_until = before + LEASE_TTL.total_seconds() if lease else 0.0
         return lease is not None
@@ -125,17 +175,18 @@ class Controller:
         if self.clock.monotonic() >= self._lease_until and not self._renew():
             raise LeaseLost
 
-    def _tend(self, service: Service) -> None:
+    def _tend(self, service: Service) -> records.Held:
         """Act until there is something to wait for, so that a revert takes no further look. One look's
-        sample counts once, whoever else writes meanwhile."""
-        if records.read(self.runtime, service.name).record.outbox:
+        sample counts once, whoever else writes meanwhile. Returns the record as it was read last."""
+        held = records.read(self.runtime, service.name)
+        if held.record.outbox:
             self._copy_out(service.name)
         looked: Looked | None = None
         signals, counts = Signals(), False
         for _ in range(_TURNS):
             held = records.read(self.runtime, service.name)
             if not needs_look(held.record, self.clock.now()):
-                return
+                return held
             observed = self.runtime.observe(service.name)
             if looked is None and (looked := self._look(service, held.record, observed)) is not None:
                 counts = True
@@ -147,14 +198,16 @@ class Controller:
             except StaleRecord:  # a person's command came between; it is read at the next turn
                 continue
             if not goes_on:
-                return
+                return held
             counts = False
+        return held
 
     def _look(self, service: Service, record: Record, observed: Observed) -> Looked | None:
         rollout = record.rollout
         if rollout is None or rollout.phase in (Phase.PREPARE, Phase.STUCK) or rollout.driver != self.driver:
+            self._sampler.forget(service.name)  # what is counted meanwhile belongs to no look
             return None
-        return self._sampler.look(service, rollout, observed, self.clock.now())
+        return self._sampler.look(service, Subject.of(rollout), observed, self.clock.now())
 
     def _act(self, service: Service, held: records.Held, record: Record, observed: Observed, signals: Signals) -> bool:
         """Do one thing; false when there is nothing to do but wait."""

@@ -121,6 +121,13 @@ def needs_look(record: Record, now: datetime) -> bool:
     return record.rollout is not None or record.queued is not None or due
 
 
+def needs_watch(record: Record, now: datetime) -> bool:
+    """Whether there is something that could be gone back to at once, and nothing else is under way."""
+    if record.stable is None or record.rollout is not None or record.queued is not None:
+        return False
+    return record.keeps_warm(record.stable.slot.other, now)
+
+
 def decide(
     record: Record, observed: Observed, signals: Signals, now: datetime, patience: Patience, driver: str = ""
 ) -> Action:
@@ -170,7 +177,7 @@ def _idle(record: Record, observed: Observed, now: datetime, patience: Patience,
         return Rest()
     if record.warm is not None and observed.slots[slot].revision is not None and observed.weights.of(slot) == 0:
         return Retire(slot)
-    return Save(replace(record, warm=None), "the revision before is not kept any longer") if record.warm else Rest()
+    return Save(record.without_warm(), "the revision before is not kept any longer") if record.warm else Rest()
 
 
 def begin(record: Record, intent: Intent, now: datetime, patience: Patience, driver: str) -> Record:
@@ -464,9 +471,10 @@ def _taken_back(record: Record, rollout: Rollout, now: datetime) -> Record:
     if not by_person:
         ended = ended.holding(rollout.candidate.revision, now, rollout.why)
     if record.warm is not None and record.warm.placement.slot is rollout.candidate.slot:
-        ended = replace(ended, warm=None)
+        ended = ended.without_warm()
     events = [_ended_event(rollout, outcome)]
-    if rollout.incident is not None and not by_person:
+    # A way back that was itself taken back leaves the traffic where the trouble is.
+    if rollout.incident is not None and not by_person and rollout.intent.kind == "deploy":
         events.insert(0, _restored_event(rollout, now))
     return ended.telling(*events)
 
@@ -501,8 +509,8 @@ def _incident_event(record: Record, rollout: Rollout, cause: Cause, now: datetim
         "rollout": rollout.id,
         "epoch": record.epoch,
         "strategy": rollout.intent.strategy.value,
-        "from": _reference(rollout.stable),
-        "to": _reference(rollout.candidate),
+        "from": reference(rollout.stable),
+        "to": reference(rollout.candidate),
         "trigger": cause.trigger,
         "why": cause.why,
         "fired_literal": cause.fired_literal,
@@ -517,18 +525,22 @@ def _incident_event(record: Record, rollout: Rollout, cause: Cause, now: datetim
 
 
 def _restored_event(rollout: Rollout, now: datetime) -> Event:
+    bad, radius = rollout.candidate, _radius(rollout)
+    if rollout.intent.kind == "rollback" and rollout.stable is not None:
+        # What failed is what it came from; how much that did was counted when the incident was opened.
+        bad, radius = rollout.stable, {}
     body: dict[str, object] = {
         "rollout": rollout.id,
-        "candidate": rollout.candidate.slot.value,
+        "candidate": bad.slot.value,
         "weight": rollout.max_weight,
         "restored_at": (rollout.restored_at or now).isoformat(),
         "ended_at": now.isoformat(),
-        **_radius(rollout),
+        **radius,
     }
     return Event(f"{rollout.incident}:restored", "incident-restored", str(rollout.incident), body)
 
 
-def _reference(placement: Placement | None) -> dict[str, str] | None:
+def reference(placement: Placement | None) -> dict[str, str] | None:
     if placement is None:
         return None
     revision = placement.revision
@@ -552,7 +564,7 @@ def _radius(rollout: Rollout) -> dict[str, object]:
 def _outcome(rollout: Rollout, result: Result, reason: str, now: datetime) -> Outcome:
     before = rollout.stable.revision.version if rollout.stable else None
     outcome = _outcome_of(rollout.intent, before, result, reason, rollout.began_at, now)
-    return replace(outcome, incident=rollout.incident)
+    return replace(outcome, incident=rollout.incident, served=rollout.served, failed=rollout.failed)
 
 
 def _outcome_of(

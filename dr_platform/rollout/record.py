@@ -159,6 +159,9 @@ class Outcome:
     ended_at: datetime
     incident: str | None = None
     automatic: bool = False
+    served: int = 0
+    """Requests that the candidate answered under traffic, and those of them that failed."""
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,25 @@ class Warm:
 
     placement: Placement
     until: datetime
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What was seen of the stable revision since its promotion, while the one before is kept warm.
+
+    ``evidence`` is a ``window.Evidence`` whose candidate is the stable slot and whose stable version is
+    the warm one, which is only probed. ``compliant`` is the newest answer to the compliance test and
+    ``not_compliant`` how many looks in a row it was false. What was done about it is in here too:
+    ``asked`` is the intent that goes back, ``paged`` why a person was called; each happens once.
+    """
+
+    looked_at: datetime
+    evidence: dict[str, Any]
+    compliant: bool | None = None
+    not_compliant: int = 0
+    asked: str | None = None
+    paged: str | None = None
+    paged_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +233,7 @@ class Record:
     rollout: Rollout | None = None
     queued: Intent | None = None
     warm: Warm | None = None
+    watch: Watch | None = None
     deployed: Deployed | None = None
     last: Outcome | None = None
     known_good: tuple[Revision, ...] = ()
@@ -222,13 +245,18 @@ class Record:
         good = self.known_good
         if placement is not None:
             good = (placement.revision, *(r for r in good if r != placement.revision))[:KEPT_REVISIONS]
-        return replace(self, stable=placement, known_good=good)
+        watch = self.watch if placement == self.stable else None
+        return replace(self, stable=placement, known_good=good, watch=watch)
 
     def with_rollout(self, rollout: Rollout | None) -> Record:
         return replace(self, rollout=rollout)
 
     def keeps_warm(self, slot: Slot, now: datetime) -> bool:
         return self.warm is not None and self.warm.placement.slot is slot and now < self.warm.until
+
+    def without_warm(self) -> Record:
+        """Nothing is kept to go back to at once, so that there is nothing to watch for either."""
+        return replace(self, warm=None, watch=None)
 
     def holding(self, revision: Revision, at: datetime, why: str) -> Record:
         kept = [h for h in self.holds if h.revision != revision]

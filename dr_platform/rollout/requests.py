@@ -45,24 +45,35 @@ class NobodyActs(TemporaryFailure):
         self.next_step = "see `drp logs controller` and `drp rollout show`"
 
 
-def ask(runtime: Runtime, service: str, intent: Intent) -> Record:
+def knows(record: Record, intent: str) -> bool:
+    """Whether it was asked for already: it waits, is under way, or was the last to end."""
+    known = (
+        record.queued and record.queued.id,
+        record.rollout and record.rollout.id,
+        record.last and record.last.rollout,
+    )
+    return intent in known
+
+
+def _as_it_is(record: Record) -> Record:
+    return record
+
+
+def ask(runtime: Runtime, service: str, intent: Intent, first: Callable[[Record], Record] = _as_it_is) -> Record:
     """Write the intent for the controller. One that waits already is replaced; an open rollout is
-    taken back first and this one follows it."""
+    taken back first and this one follows it. ``first`` changes the record in the same write, or raises
+    to refuse."""
 
     def edit(record: Record) -> Record:
-        if record.queued is not None and record.queued.id == intent.id:
-            return record
-        if record.last is not None and record.last.rollout == intent.id:
-            return record  # asked and answered: a follower that was started anew asks again
-        if record.rollout is not None and record.rollout.id == intent.id:
-            return record
+        if knows(record, intent.id):
+            return record  # asked already, perhaps answered: a follower that was started anew asks again
         if record.rollout is not None and record.rollout.phase is Phase.STUCK:
             raise RolloutRefused(
                 service,
                 "its last rollout is stuck half-way",
                 f"see `drp rollout show {service}`, then `drp abort {service}`",
             )
-        return replace(record, queued=intent)
+        return replace(first(record), queued=intent)
 
     return records.change(runtime, service, edit)
 

@@ -1,4 +1,4 @@
-"""One look at an open rollout each second: increases of counters, probes, what the candidate says of itself.
+"""One look at what is on trial: increases of counters, probes, what the candidate says of itself.
 
 Here: reading, and turning what was read into a ``Sample``. Not here: what a sample means (``guards``)
 or what is done about it (``decide``). What cannot be read is ``None``, never zero.
@@ -15,7 +15,7 @@ from datetime import datetime
 from dr_platform.catalog import Service
 from dr_platform.errors import PlatformError
 from dr_platform.metrics.port import Counters, TrafficSource, Window, between
-from dr_platform.rollout.record import Rollout
+from dr_platform.rollout.record import Placement, Rollout
 from dr_platform.rollout.window import Sample, SlotSample
 from dr_platform.runtime.port import Observed, ProbeResult, Runtime, Slot
 
@@ -24,6 +24,28 @@ REQUESTS_OF_OUR_OWN = 20
 error are needed to claim less than 5 %."""
 _PROBE_S = 1.0
 HEALTH = "/health"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at. ``beside`` is a slot whose readiness is asked as well, ``synthetic`` how many
+    requests of our own are sent to the candidate."""
+
+    id: str
+    candidate: Slot
+    beside: Slot | None = None
+    synthetic: int = 0
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> Subject:
+        stable = rollout.stable.slot if rollout.stable is not None and rollout.phase.reverting else None
+        own = REQUESTS_OF_OUR_OWN if rollout.synthetic else 0
+        return cls(rollout.id, rollout.candidate.slot, stable, own)
+
+    @classmethod
+    def promoted(cls, stable: Placement) -> Subject:
+        """A stable revision beside the one before it."""
+        return cls(f"{stable.slot}:{stable.revision.version}", stable.slot, stable.slot.other)
 
 
 @dataclass(frozen=True)
@@ -45,14 +67,14 @@ class Sampler:
     runtime: Runtime
     traffic: TrafficSource
     _before: dict[str, Mapping[Slot, Counters]] = field(default_factory=dict)
-    _restarts: dict[str, int] = field(default_factory=dict)
+    _restarts: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-    def look(self, service: Service, rollout: Rollout, observed: Observed, now: datetime) -> Looked:
+    def look(self, service: Service, subject: Subject, observed: Observed, now: datetime) -> Looked:
         """Takes at most a few seconds: every probe has its own limit."""
         windows = self._windows(service.name)
-        candidate = rollout.candidate.slot
-        probes = self._probes(service, rollout)
-        restarts = self._new_restarts(rollout, observed)
+        candidate = subject.candidate
+        probes = self._probes(service, subject)
+        restarts = self._new_restarts(service.name, subject, observed)
         sides = {slot: self._side(service, windows[slot], slot, candidate, probes, restarts) for slot in Slot}
         sample = Sample(at=now, candidate=sides[candidate], stable=sides[candidate.other])
         seen = [window for window in windows.values() if window is not None]
@@ -66,7 +88,7 @@ class Sampler:
         )
 
     def forget(self, service: str) -> None:
-        """A rollout has ended: the next one begins anew."""
+        """Nobody looks at it any more, or at something else: the next look begins anew."""
         self._before.pop(service, None)
         self._restarts.pop(service, None)
 
@@ -81,17 +103,16 @@ class Sampler:
             return dict.fromkeys(Slot)
         return {slot: between(before[slot], now[slot]) for slot in Slot}
 
-    def _probes(self, service: Service, rollout: Rollout) -> dict[str, ProbeResult]:
+    def _probes(self, service: Service, subject: Subject) -> dict[str, ProbeResult]:
         """Side by side: a candidate that hangs must not cost the look more than one probe's time."""
         name, path = service.name, service.probes.readiness.path
         wanted: dict[str, tuple[str, Slot]] = {
-            "ready": (path, rollout.candidate.slot),
-            HEALTH: (HEALTH, rollout.candidate.slot),
+            "ready": (path, subject.candidate),
+            HEALTH: (HEALTH, subject.candidate),
         }
-        if rollout.phase.reverting and rollout.stable is not None:
-            wanted["stable"] = (path, rollout.stable.slot)
-        if rollout.synthetic:
-            wanted |= {f"own-{n}": (HEALTH, rollout.candidate.slot) for n in range(REQUESTS_OF_OUR_OWN)}
+        if subject.beside is not None:
+            wanted["stable"] = (path, subject.beside)
+        wanted |= {f"own-{n}": (HEALTH, subject.candidate) for n in range(subject.synthetic)}
 
         def ask(asked: tuple[str, Slot]) -> ProbeResult:
             try:
@@ -102,11 +123,11 @@ class Sampler:
         with ThreadPoolExecutor(max_workers=8) as pool:
             return dict(zip(wanted, pool.map(ask, wanted.values()), strict=True))
 
-    def _new_restarts(self, rollout: Rollout, observed: Observed) -> int:
-        total = sum(replica.restarts for replica in observed.slots[rollout.candidate.slot].replicas)
-        before = self._restarts.get(rollout.id, total)
-        self._restarts[rollout.id] = total
-        return max(0, total - before)
+    def _new_restarts(self, service: str, subject: Subject, observed: Observed) -> int:
+        total = sum(replica.restarts for replica in observed.slots[subject.candidate].replicas)
+        known, before = self._restarts.get(service, (subject.id, total))
+        self._restarts[service] = (subject.id, total)
+        return max(0, total - before) if known == subject.id else 0
 
     def _side(
         self,
@@ -119,7 +140,7 @@ class Sampler:
     ) -> SlotSample | None:
         if window is None:
             return None
-        probed = probes.get("ready") if slot is candidate else None
+        probed = probes.get("ready" if slot is candidate else "stable")
         return SlotSample(
             requests=window.requests,
             errors=window.errors,

@@ -255,6 +255,10 @@ class MemoryRuntime:
             self._leases[name] = lease
             return lease
 
+    def read_lease(self, name: str) -> Lease | None:
+        with self._reachable():
+            return self._leases.get(name)
+
     def release_lease(self, lease: Lease) -> None:
         with self._reachable():
             held = self._leases.get(lease.name)

@@ -308,6 +308,10 @@ class Runtime(Protocol):
         """Take or renew the lease; ``None`` when somebody else holds it and it has not run out.
         Kubernetes: Lease, ``leaseTransitions``."""
 
+    def read_lease(self, name: str) -> Lease | None:
+        """The lease as it is, also after it has run out; ``None`` when nobody ever took it. ``holder`` is
+        empty once it was given back. Kubernetes: the Lease object."""
+
     def release_lease(self, lease: Lease) -> None:
         """Give it back early. Somebody else's lease is left alone."""
 

@@ -707,6 +707,18 @@ class RuntimeContract:
         assert taken is not None
         assert taken.transitions == first.transitions + 1
 
+    def test_a_lease_can_be_read_by_whoever_does_not_hold_it(self, harness: RuntimeHarness, runtime: Runtime) -> None:
+        name = f"lease-{next(_numbers)}"
+        assert runtime.read_lease(name) is None
+        taken = runtime.acquire_lease(name, "one", timedelta(seconds=30))
+        assert taken is not None
+        assert harness.another().read_lease(name) == taken
+        assert runtime.acquire_lease(name, "two", timedelta(seconds=30)) is None  # reading took nothing
+        runtime.release_lease(taken)
+        given_back = runtime.read_lease(name)
+        assert given_back is not None
+        assert (given_back.holder, given_back.transitions) == ("", taken.transitions)
+
     def test_only_its_holder_gives_a_lease_back(self, runtime: Runtime) -> None:
         name = f"lease-{next(_numbers)}"
         first = runtime.acquire_lease(name, "one", timedelta(seconds=30))

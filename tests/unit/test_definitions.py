@@ -60,7 +60,8 @@ def test_no_check_and_no_dependency_points_at_an_unknown_asset() -> None:
 
 def test_every_part_of_the_catalog_is_an_asset() -> None:
     catalog = platform().catalog
-    expected = {f"infrastructure/{name}" for name in ("runtime", "router", "ports", "state")} | {"services/fleet"}
+    expected = {f"infrastructure/{name}" for name in ("runtime", "router", "ports", "state")}
+    expected |= {"services/fleet", "compliance/incidents"}
     for layer, parts in (
         ("databases", catalog.databases),
         ("schema", catalog.databases),
@@ -128,12 +129,20 @@ def test_a_service_comes_after_the_fleet_its_needs_and_their_schema() -> None:
 
 def test_a_whole_run_evaluates_checks_in_few_steps() -> None:
     job = definitions().resolve_job_def("health")
-    assert len(job.nodes) <= 8
+    assert len(job.nodes) <= 10
 
 
 def test_sensors_and_schedules_run_from_the_start() -> None:
     sensors, schedules = definitions().sensors or [], definitions().schedules or []
-    assert {s.name for s in sensors} >= {"health", "remediation", "processes"}
+    assert {s.name for s in sensors} >= {
+        "health",
+        "remediation",
+        "processes",
+        "aftercare",
+        "controller",
+        "rollouts",
+        "incidents",
+    }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
     assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention"}
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
@@ -143,7 +152,23 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
 def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
     jobs = {job.name for job in definitions().resolve_all_job_defs()}
     assert jobs >= {"bring_up", "health", "seed", "teardown", "retention", "remediate"}
+    assert jobs >= {"deploy", "rollback", "tend_rollouts"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_a_deployment_takes_only_what_the_catalog_knows(environment: str) -> None:
+    job = definitions(environment).resolve_job_def("deploy")
+    service = next(iter(platform(environment).catalog.services))
+
+    def config(**changes: str) -> dict[str, object]:
+        fields = {"service": service, "version": "2.0.0", "strategy": "blue-green"} | changes
+        return {"ops": {"deploy_version": {"config": fields}}}
+
+    assert dg.validate_run_config(job, config())
+    for wrong in ({"service": "no-such-service"}, {"strategy": "hope"}, {"unknown": "field"}):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.validate_run_config(job, config(**wrong))
 
 
 def test_a_further_service_is_an_asset_with_checks_without_any_other_change(tmp_path: Path) -> None:

@@ -298,6 +298,11 @@ class LocalRecords:
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", values)
         return lease
 
+    def read_lease(self, name: str) -> Lease | None:
+        with self._transaction("DEFERRED") as db:
+            row = db.execute("SELECT holder, transitions, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
+        return Lease(name, row[0], row[1], datetime.fromisoformat(row[2])) if row else None
+
     def release_lease(self, lease: Lease) -> None:
         with self._transaction("IMMEDIATE") as db:
             db.execute(

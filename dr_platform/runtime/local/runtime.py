@@ -249,6 +249,9 @@ class LocalRuntime:
     def acquire_lease(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
         return self._records.acquire_lease(name, holder, ttl)
 
+    def read_lease(self, name: str) -> Lease | None:
+        return self._records.read_lease(name)
+
     def release_lease(self, lease: Lease) -> None:
         self._records.release_lease(lease)
 
