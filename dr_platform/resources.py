@@ -4,6 +4,7 @@ failures become failures that say what to do. Not here: any definition or decisi
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -232,6 +233,14 @@ def escalation(remedy: Remedy) -> dg.AssetObservation:
 
 
 # Rollouts
+
+
+def choice(name: str, values: Iterable[str]) -> dg.Enum:
+    """One of these, for run configuration. Named after its values: Dagster takes two of one name for the
+    same, also those of different catalogs."""
+    known = tuple(values)
+    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()[:8]
+    return dg.Enum(f"{name}_{digest}", [dg.EnumValue(str(value)) for value in known])
 
 
 def intent_of(run: dg.DagsterRun) -> str:

@@ -5,18 +5,18 @@ import dagster as dg
 from dr_platform import delivery
 from dr_platform.catalog.models import Strategy
 from dr_platform.platform import Platform
-from dr_platform.resources import TEND_JOB, by_a_program, carried_out, intent_of, require
+from dr_platform.resources import TEND_JOB, by_a_program, carried_out, choice, intent_of, require
 
 REASON = dg.Field(str, default_value="", description="Why, for the record.")
 
 
 def delivery_jobs(platform: Platform) -> list[dg.JobDefinition]:
-    services = dg.Enum("Service", [dg.EnumValue(name) for name in sorted(platform.catalog.services)])
+    services = choice("Service", sorted(platform.catalog.services))
     return [_deploy(platform, services), _rollback(platform, services), _tend(platform)]
 
 
 def _deploy(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
-    strategies = dg.Enum("Strategy", [dg.EnumValue(s.value, python_value=s) for s in Strategy])
+    strategies = choice("Strategy", Strategy)
 
     @dg.op(
         name="deploy_version",
@@ -35,7 +35,7 @@ def _deploy(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
             asked["service"],
             asked["version"],
             requested_by="job:deploy",
-            strategy=asked.get("strategy"),
+            strategy=Strategy(asked["strategy"]) if "strategy" in asked else None,
             reason=asked["reason"],
             automatic=by_a_program(context.run),
             intent_id=intent_id,
@@ -56,7 +56,7 @@ def _deploy(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
 
 
 def _rollback(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
-    paces = dg.Enum("Pace", [dg.EnumValue("immediate"), dg.EnumValue("gradual")])
+    paces = choice("Pace", ("immediate", "gradual"))
 
     @dg.op(
         name="go_back",

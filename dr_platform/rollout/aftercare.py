@@ -22,7 +22,7 @@ from dr_platform.rollout.guards import Verdict as Judged
 from dr_platform.rollout.record import Event, Intent, Record, Watch
 from dr_platform.rollout.requests import RolloutRefused, Target, over_budget
 from dr_platform.rollout.sampling import Looked
-from dr_platform.rollout.window import Evidence
+from dr_platform.rollout.window import Evidence, SlotSample
 from dr_platform.verdict import Measure
 
 WATCHED_EVERY = timedelta(seconds=3)
@@ -87,7 +87,8 @@ def _measured(evaluations: Iterable[Evaluation], judgement: Judgement) -> dict[s
 
 def _failing_since(evidence: Evidence) -> datetime | None:
     """A second of it: its look tells what happened since the one before."""
-    bad = [b.candidate is not None and bool(b.candidate.errors or b.candidate.probe_failures) for b in evidence.buckets]
+    seen = [b.candidate or SlotSample() for b in evidence.buckets]
+    bad = [bool(s.errors or s.probe_failures or s.restarts) for s in seen]
     if evidence.last_at is None or True not in bad:
         return None
     return evidence.last_at - timedelta(seconds=len(bad) - 1 - bad.index(True))

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from dr_platform.catalog.models import Strategy
 from dr_platform.errors import PlatformError
 from dr_platform.rollout.controller import Controller
-from dr_platform.rollout.record import Phase, Record, Rollout
+from dr_platform.rollout.record import Phase, Record
 from dr_platform.runtime.port import Lease
 
 GRACE = timedelta(seconds=5)
@@ -51,11 +51,16 @@ class Earlier:
     ended_at: datetime | None = None
 
 
-def unattended(rollout: Rollout | None) -> bool:
-    """Whether a rollout needs somebody at once: its candidate carries traffic, or nothing does."""
+def unattended(record: Record) -> bool:
+    """Whether a service needs somebody at once: a candidate carries traffic, nothing does, or it is
+    what carries the traffic that shall be gone back from."""
+    if record.queued is not None and record.queued.kind == "rollback":
+        return True
+    rollout = record.rollout
     if rollout is None or rollout.phase is Phase.STUCK or rollout.restored_at is not None:
         return False
-    return rollout.max_weight > 0 or rollout.intent.strategy is Strategy.RECREATE
+    urgent = rollout.intent.kind == "rollback" or rollout.intent.strategy is Strategy.RECREATE
+    return urgent or rollout.max_weight > 0
 
 
 def lapse(lease: Lease | None) -> str:
@@ -65,9 +70,9 @@ def lapse(lease: Lease | None) -> str:
 
 def decide(records: Iterable[Record], lease: Lease | None, earlier: Earlier, now: datetime) -> Wait | Start:
     """Equal arguments give equal answers."""
-    alone = sorted(record.service for record in records if unattended(record.rollout))
+    alone = sorted(record.service for record in records if unattended(record))
     if not alone:
-        return Wait("no open rollout carries traffic")
+        return Wait("no service needs somebody at once")
     if lease is not None and now < lease.expires_at + GRACE:
         return Wait("a controller acts" if lease.holder else "a controller may be starting")
     if earlier.at_work:
