@@ -7,11 +7,15 @@ Here: reading, probing the revision to go back to, asking. Not here: the decisio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
 
 from dr_platform import delivery
 from dr_platform.errors import PlatformError
+from dr_platform.evidence import Entry
+from dr_platform.health import PROTECTED, REFUSALS
 from dr_platform.identity import new_id
 from dr_platform.incidents import incident_id
 from dr_platform.platform import Platform
@@ -19,7 +23,6 @@ from dr_platform.rollout import record as records
 from dr_platform.rollout.aftercare import (
     Call,
     Case,
-    Finding,
     GoBack,
     Leave,
     Standing,
@@ -32,13 +35,15 @@ from dr_platform.rollout.aftercare import (
 )
 from dr_platform.rollout.guards import GuardPolicy
 from dr_platform.rollout.guards import Verdict as Judged
-from dr_platform.rollout.record import Intent, Record, Warm, Watch
+from dr_platform.rollout.record import Intent, Phase, Record, Warm, Watch
 from dr_platform.rollout.requests import Target, ask, target_of
 from dr_platform.rollout.sampling import HEALTH, compliant
 
 ACTOR = "sensor:aftercare"
 LOOKS = 3
 """The revision to go back to is asked so often: one lost answer proves nothing."""
+ROUND_S = 20.0
+"""No service is begun with after this; a sensor's tick has a minute."""
 _PROBE_S = 2.0
 
 
@@ -53,7 +58,7 @@ class WentBack:
 
 @dataclass(frozen=True)
 class Called:
-    """A call for a person, as long as its revision is watched. ``key`` tells one call from another."""
+    """A call for a person, for as long as its reason lasts. ``key`` tells one call from another."""
 
     service: str
     why: str
@@ -72,35 +77,64 @@ class Attention:
         return "; ".join(f"{service}: {why}" for service, why in self.waiting.items()) or "nothing is watched"
 
 
-def attend(platform: Platform) -> Attention:
-    """One round over all services. Raises ``PlatformError`` when not even the records can be read."""
+@dataclass(frozen=True)
+class Round:
+    """What is read once for all services. ``alerts`` are the entries of security scanners, ``None``:
+    could not look. ``not_compliant`` tells of services whose compliance check fails, since when."""
+
+    platform: Platform
+    suspended: Collection[str]
+    alerts: tuple[Entry, ...] | None
+    not_compliant: Mapping[str, datetime]
+
+    def alerts_about(self, record: Record) -> int | None:
+        if self.alerts is None or record.stable is None or record.last is None:
+            return None
+        about = [entry for entry in self.alerts if entry.subject == record.service]
+        return delivery.distinct(about, record.stable.revision.version, record.last.began_at)
+
+    def fails_check(self, record: Record) -> bool:
+        """Since its promotion: what was written before was about another version."""
+        since = self.not_compliant.get(record.service)
+        return since is not None and (record.last is None or since >= record.last.ended_at)
+
+
+def attend(platform: Platform, not_compliant: Mapping[str, datetime] = MappingProxyType({})) -> Attention:
+    """One round over all services, bounded in time. Raises ``PlatformError`` when not even the records
+    can be read."""
+    fleet = delivery.fleet_records(platform)
+    watched = [record.service for record in fleet if record.watch is not None]
+    suspended = platform.runtime.suspensions()
+    alerts = delivery.security_alerts(platform) if watched else None
+    this, until = Round(platform, suspended, alerts, not_compliant), platform.clock.monotonic() + ROUND_S
     went_back: list[WentBack] = []
     waiting: dict[str, str] = {}
-    suspended = platform.runtime.suspensions()
-    for record in delivery.fleet_records(platform):
-        if record.watch is None:
-            continue
-        try:
-            asked = _attend(platform, record.service, record.service in suspended)
-        except PlatformError as exc:
-            waiting[record.service] = exc.what
-            continue
-        if isinstance(asked, WentBack):
-            went_back.append(asked)
-        elif asked is not None:
-            waiting[record.service] = asked.why
+    for service in watched:
+        found = _attended(this, service) if platform.clock.monotonic() < until else Leave("no time in this round")
+        if isinstance(found, WentBack):
+            went_back.append(found)
+        elif found is not None:
+            waiting[service] = found.why
     return Attention(tuple(went_back), tuple(_calls(delivery.fleet_records(platform))), waiting)
 
 
-def _attend(platform: Platform, service: str, suspended: bool) -> WentBack | Leave | None:
+def _attended(this: Round, service: str) -> WentBack | Leave | None:
+    try:
+        return _attend(this, service)
+    except PlatformError as exc:
+        return Leave(exc.what)
+
+
+def _attend(this: Round, service: str) -> WentBack | Leave | None:
     """``None``: a person is called. The records are read anew for each service, so that the budget of
     the fleet holds within one round too."""
+    platform = this.platform
     fleet = delivery.fleet_records(platform)
     record = next(r for r in fleet if r.service == service)
     now = platform.clock.now()
     if (why := unwatched(record, now)) is not None or record.watch is None or record.warm is None:
         return Leave(why or "nothing is watched")
-    case = _case(platform, record, record.watch, record.warm, fleet, suspended)
+    case = _case(this, record, record.watch, record.warm, fleet)
     match decide(case, now):
         case Leave() as left:
             return left
@@ -111,22 +145,14 @@ def _attend(platform: Platform, service: str, suspended: bool) -> WentBack | Lea
             return _go_back(platform, case, record.warm, action)
 
 
-def _case(
-    platform: Platform, record: Record, watch: Watch, warm: Warm, fleet: Iterable[Record], suspended: bool
-) -> Case:
-    finding = _finding(platform, record, watch)
-    bad = finding.judgement.verdict is Judged.FAIL
-    target = _target(platform, record, warm)
-    standing = _standing(platform, record.service, warm) if bad and target.revision else Standing()
-    return Case(record, finding, target, standing, automatic_rollbacks(fleet), suspended)
-
-
-def _finding(platform: Platform, record: Record, watch: Watch) -> Finding:
-    alerts = None
-    if record.stable is not None and record.last is not None:
-        version, since = record.stable.revision.version, record.last.began_at
-        alerts = delivery.alerts_about(platform, record.service, version, since)
-    return find(watch, GuardPolicy(), alerts)
+def _case(this: Round, record: Record, watch: Watch, warm: Warm, fleet: Iterable[Record]) -> Case:
+    fails = this.fails_check(record)
+    finding = find(watch, GuardPolicy(), this.alerts_about(record), check=False if fails else None)
+    target, standing = _target(this.platform, record, warm), Standing()
+    if finding.judgement.verdict is Judged.FAIL and target.revision is not None:
+        standing = _standing(this.platform, record.service, warm)
+        standing = _as_checked(this.platform, record.service, warm, standing) if fails else standing
+    return Case(record, finding, target, standing, automatic_rollbacks(fleet), record.service in this.suspended)
 
 
 def _target(platform: Platform, record: Record, warm: Warm) -> Target:
@@ -147,6 +173,14 @@ def _standing(platform: Platform, name: str, warm: Warm) -> Standing:
     return Standing(answers, compliant(platform.runtime.probe(name, HEALTH, slot, _PROBE_S)))
 
 
+def _as_checked(platform: Platform, name: str, warm: Warm, standing: Standing) -> Standing:
+    """The check also asks without a token; the revision to go back to must refuse that as well."""
+    status = platform.runtime.probe(name, PROTECTED, warm.placement.slot, _PROBE_S).status
+    if status is None:
+        return replace(standing, compliant=None if standing.compliant else standing.compliant)
+    return standing if status in REFUSALS else replace(standing, compliant=False)
+
+
 def _go_back(platform: Platform, case: Case, warm: Warm, action: GoBack) -> WentBack:
     """The incident's id is in the intent, and its opening in the outbox, before anything acts."""
     name, now = case.record.service, platform.clock.now()
@@ -165,8 +199,13 @@ def _go_back(platform: Platform, case: Case, warm: Warm, action: GoBack) -> Went
     return WentBack(name, intent, action.why)
 
 
-def _calls(found: Iterable[Record]) -> Iterable[Called]:
+def _calls(found: Iterable[Record]) -> Iterator[Called]:
+    """Also for open rollouts that wait for a person without one having paused them."""
     for record in found:
-        watch = record.watch
+        watch, rollout = record.watch, record.rollout
         if watch is not None and watch.paged is not None and watch.paged_at is not None:
             yield Called(record.service, watch.paged, f"{record.service}:{watch.paged_at.isoformat()}")
+        if rollout is not None and rollout.phase is Phase.STUCK:
+            yield Called(record.service, rollout.why, f"{rollout.id}:stuck")
+        elif rollout is not None and rollout.paused is not None and not rollout.paused_by_person:
+            yield Called(record.service, rollout.paused, f"{rollout.id}:paused")

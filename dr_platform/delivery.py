@@ -15,6 +15,7 @@ from typing import Literal
 from dr_platform.catalog import Service
 from dr_platform.catalog.models import Strategy
 from dr_platform.chronicle import tell
+from dr_platform.evidence import Entry
 from dr_platform.identity import new_id
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
@@ -235,18 +236,23 @@ def _version_in(answer: ProbeResult) -> str | None:
 
 def alerts(platform: Platform, service: Service, rollout: Rollout) -> int | None:
     """Distinct fingerprints of security alerts about the candidate's version since the rollout began."""
-    return alerts_about(platform, service.name, rollout.candidate.revision.version, rollout.began_at)
+    found = security_alerts(platform, service.name)
+    return None if found is None else distinct(found, rollout.candidate.revision.version, rollout.began_at)
 
 
-def alerts_about(platform: Platform, service: str, version: str, since: datetime) -> int | None:
-    """Distinct fingerprints of security alerts about a version; ``None``: could not look."""
+def security_alerts(platform: Platform, service: str | None = None) -> tuple[Entry, ...] | None:
+    """What scanners wrote about a service, or about all; ``None``: could not look."""
     from dr_platform.operations import OperationsUnavailable
 
     try:
-        found = platform.evidence.entries(kind=SECURITY_ALERT, subject=service)
-        return len({e.body.get("fingerprint") for e in found if e.at >= since and e.body.get("version") == version})
+        return tuple(platform.evidence.entries(kind=SECURITY_ALERT, subject=service))
     except OperationsUnavailable:
         return None
+
+
+def distinct(alerts: Iterable[Entry], version: str, since: datetime) -> int:
+    """Fingerprints of those about a version since then, each counted once."""
+    return len({e.body.get("fingerprint") for e in alerts if e.at >= since and e.body.get("version") == version})
 
 
 # Following, for whoever was started for it

@@ -25,6 +25,9 @@ from dr_platform.runtime.port import Observed, ProbeResult, Slot, SlotStatus
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
+PROTECTED = "/v1/protected"
+REFUSALS = (401, 403)
+"""How a service answers a request for it that has no token."""
 REQUIRED_COMPLIANCE = ("hipaa_audit_enabled", "encryption_active", "access_controls_active")
 """Fields of the health response's compliance block (second guide, "Health Check Response")."""
 
@@ -266,8 +269,8 @@ def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     failed = [field for field in REQUIRED_COMPLIANCE if compliance.get(field) is not True]
     stranger = _as_stranger(platform, name)
     if stranger.status is None:
-        return Verdict(None, f"/v1/protected: {stranger.reason}")
-    if stranger.status not in (401, 403):
+        return Verdict(None, f"{PROTECTED}: {stranger.reason}")
+    if stranger.status not in REFUSALS:
         failed.append(f"a request without a token is answered {stranger.status}")
     measurements: dict[str, Measure] = {"properties": len(REQUIRED_COMPLIANCE) + 1, "failed": len(failed)}
     if failed:
@@ -278,13 +281,13 @@ def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
 def _as_stranger(platform: Platform, name: str) -> ProbeResult:
     """A request without a token. While the service is suspended the router answers for it, so its
     own answer is asked of the slot that carries its traffic."""
-    answer = platform.runtime.probe(name, "/v1/protected", timeout_s=PROBE_S)
+    answer = platform.runtime.probe(name, PROTECTED, timeout_s=PROBE_S)
     if answer.status != 503:
         return answer
     observed = platform.runtime.observe(name)
     if observed.notice is None or observed.weights is None:
         return answer
-    return platform.runtime.probe(name, "/v1/protected", max(Slot, key=observed.weights.of), timeout_s=PROBE_S)
+    return platform.runtime.probe(name, PROTECTED, max(Slot, key=observed.weights.of), timeout_s=PROBE_S)
 
 
 def _health_body(answer: ProbeResult) -> Mapping[str, Any] | None:

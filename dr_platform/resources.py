@@ -272,6 +272,11 @@ def ended_event(service: str, outcome: Ended) -> dg.AssetMaterialization | dg.As
     return kind(asset_key=key, description=f"{told}: {outcome.reason}", metadata=dict(figures(outcome)))
 
 
+def failing_since(written: Mapping[CheckName, Written]) -> dict[str, datetime]:
+    """Services, by name, whose check says that they fail, and when it said so."""
+    return {name: entry.at for (_, name, _), entry in written.items() if entry.passed is False}
+
+
 def back_observation(back: WentBack) -> dg.AssetObservation:
     """A program goes back to the revision before."""
     intent = back.intent

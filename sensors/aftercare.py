@@ -5,11 +5,21 @@ import json
 import dagster as dg
 
 from dr_platform.aftercare import attend
+from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.resources import answering, back_observation, call_observation, told_before
+from dr_platform.resources import (
+    History,
+    answering,
+    back_observation,
+    call_observation,
+    failing_since,
+    told_before,
+)
 
 
 def aftercare_sensor(platform: Platform) -> dg.SensorDefinition:
+    compliance = [look for look in looks(platform) if look.check == "hipaa" and look.asset[0] == "services"]
+
     @dg.sensor(
         name="aftercare",
         target=None,
@@ -19,7 +29,8 @@ def aftercare_sensor(platform: Platform) -> dg.SensorDefinition:
     )
     @answering
     def aftercare(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        attention, told = attend(platform), told_before(context.cursor)
+        not_compliant = failing_since(History(context.instance).written(compliance))
+        attention, told = attend(platform, not_compliant), told_before(context.cursor)
         news = [call for call in attention.calls if call.key not in told]
         for call in news:
             context.log.error("services/%s: a person is needed: %s", call.service, call.why)

@@ -67,11 +67,12 @@ class Finding:
     failing_since: datetime | None = None
 
 
-def find(watch: Watch, policy: GuardPolicy, alerts: int | None) -> Finding:
-    """Judged at the moment of the newest look. ``alerts`` are those since the promotion, ``None`` for
-    what could not be looked at."""
+def find(watch: Watch, policy: GuardPolicy, alerts: int | None, check: bool | None = None) -> Finding:
+    """Judged at the moment of the newest look. ``alerts`` are those since the promotion, ``check`` is
+    what the compliance check says of it; ``None`` for what could not be looked at."""
     evidence = Evidence.from_json(watch.evidence)
     compliant = None if watch.compliant is None else watch.not_compliant < COMPLIANCE_LOOKS
+    compliant = False if check is False else compliant
     evaluations = evaluate(
         evidence, policy, weight=100, expected_rate=None, now=watch.looked_at, hipaa=compliant, alerts=alerts
     )

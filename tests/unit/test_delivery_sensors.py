@@ -11,13 +11,15 @@ import dagster as dg
 import pytest
 
 from dr_platform import delivery
+from dr_platform.aftercare import attend
 from dr_platform.catalog.models import Strategy
 from dr_platform.clock import ManualClock
 from dr_platform.definitions import build_definitions
 from dr_platform.errors import PlatformError
-from dr_platform.evidence import MemoryEvidenceLog
-from dr_platform.health import assessments_verdict, fleet_verdict, ledger_verdict, service_verdict
-from dr_platform.incidents import Conclusion, Status
+from dr_platform.evidence import Entry, MemoryEvidenceLog
+from dr_platform.health import PROTECTED, assessments_verdict, fleet_verdict, ledger_verdict, service_verdict
+from dr_platform.incidents import Conclusion, IncidentLedger, Status
+from dr_platform.operations import OperationsUnavailable
 from dr_platform.platform import Platform
 from dr_platform.remediation import Condition, Policy, Trail, decide, situations
 from dr_platform.remedy import _rolling
@@ -25,7 +27,7 @@ from dr_platform.resources import LAPSE_TAG
 from dr_platform.rollout import record as records
 from dr_platform.rollout.controller import LEASE, LEASE_TTL, Controller
 from dr_platform.rollout.record import Outcome, Placement, Record
-from dr_platform.rollout.requests import ask
+from dr_platform.rollout.requests import ask, steer
 from dr_platform.rollout.takeover import OFFER_EVERY_S, Earlier, Start, Wait, stand_in, unattended
 from dr_platform.rollout.takeover import decide as decide_takeover
 from dr_platform.runtime.memory import MemoryRuntime
@@ -219,6 +221,91 @@ def test_a_compliance_failure_of_the_new_version_alone_goes_back_and_presumes_a_
     assert incident.detection.trigger == "hipaa"
     assert incident.breach_assessment is not None
     assert incident.breach_assessment.conclusion is Conclusion.PENDING
+
+
+def test_a_failed_check_counts_as_well_but_only_what_it_said_of_this_version(stage: Stage) -> None:
+    stage.deploy("2.0.0")
+    stage.look(10)
+    record = stage.record()
+    assert record.last is not None
+    before = attend(stage.platform, {NAME: record.last.ended_at - timedelta(seconds=1)})
+    assert (before.went_back, before.calls) == ((), ())
+    # Version 1 answers everybody without a token too: going back would mend nothing.
+    after = attend(stage.platform, {NAME: stage.clock.now()})
+    (call,) = after.calls
+    assert "1.0.0 fails the compliance test as well" in call.why
+    assert after.went_back == ()
+
+
+def test_a_failed_check_goes_back_to_a_version_that_refuses_strangers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.deploy("2.0.0")
+    stage.look(10)
+    probe = stage.runtime.probe
+
+    def refusing(name: str, path: str, slot: Slot | None = None, timeout_s: float = 5.0) -> ProbeResult:
+        refuses = path == PROTECTED and slot is Slot.BLUE
+        return ProbeResult(401) if refuses else probe(name, path, slot, timeout_s)
+
+    monkeypatch.setattr(stage.runtime, "probe", refusing)
+    (back,) = attend(stage.platform, {NAME: stage.clock.now()}).went_back
+    assert back.why.startswith("hipaa")
+
+
+def test_a_security_alert_about_the_new_version_goes_back_and_one_about_another_does_not(stage: Stage) -> None:
+    stage.deploy("2.0.0")
+    stage.look(10)
+    for version, service in (("1.0.0", NAME), ("2.0.0", "service-0001")):
+        body = {"version": version, "fingerprint": "f1"}
+        stage.platform.evidence.append(delivery.SECURITY_ALERT, service, "scanner", body)
+    assert observations(stage.tick("aftercare")) == []
+    body = {"version": "2.0.0", "fingerprint": "f1"}
+    stage.platform.evidence.append(delivery.SECURITY_ALERT, NAME, "scanner", body)
+    (told,) = observations(stage.tick("aftercare"))
+    assert told.startswith("Going back to 1.0.0: security")
+
+
+def test_an_operations_database_that_is_away_hinders_no_rollback(stage: Stage) -> None:
+    stage.deploy("2.0.0")
+    stage.traffic.error_ratio["2.0.0"] = 1.0
+    stage.look(20)
+
+    class Away(MemoryEvidenceLog):
+        def entries(self, **_: object) -> Iterator[Entry]:  # ty: ignore[invalid-method-override]
+            raise OperationsUnavailable("made unavailable")
+
+        def append(self, *_: object, **__: object) -> Entry:
+            raise OperationsUnavailable("made unavailable")
+
+    answering = stage.platform.evidence
+    stage.platform.__dict__["evidence"] = Away(stage.clock)
+    stage.platform.__dict__["incidents"] = IncidentLedger(stage.platform.evidence, stage.clock)
+    assert len(stage.tick("aftercare").asset_events) == 1
+    stage.look(5)
+    record = stage.record()
+    assert record.stable is not None
+    assert record.stable.revision.version == "1.0.0"
+    stage.platform.__dict__["evidence"] = answering
+    stage.platform.__dict__["incidents"] = IncidentLedger(answering, stage.clock)
+    stage.look(2)
+    (incident,) = stage.platform.incidents.list()
+    assert record.last is not None
+    assert (incident.id, incident.status) == (record.last.incident, Status.MITIGATED)
+
+
+def test_a_rollout_that_waits_for_a_person_calls_one_once_and_not_where_a_person_paused_it(stage: Stage) -> None:
+    stage.traffic.rate = 0.0
+    ask(stage.runtime, NAME, delivery.deployment(stage.platform, NAME, "2.0.0", requested_by="somebody"))
+    calls = []
+    for _ in range(120):
+        stage.look(1)
+        calls += observations(stage.tick("aftercare"))
+    (call,) = calls
+    assert "promote or abort it" in call
+    steer(stage.runtime, NAME, "pause", "somebody")
+    stage.cursors.clear()
+    assert observations(stage.tick("aftercare")) == []
 
 
 def test_within_one_round_no_more_services_go_back_than_the_fleet_may(stage: Stage) -> None:
