@@ -113,7 +113,7 @@ class Controller:
         due: list[tuple[Service, records.Held]] = []
         for service in self.services():
             try:
-                if self._is_due(service, held := self._tend(service)):
+                if self._is_due((held := self._tend(service)).record):
                     due.append((service, held))
             except LeaseLost:
                 return False
@@ -133,13 +133,9 @@ class Controller:
                 self.progress(f"{service.name}: {exc.what}")
         return True
 
-    def _is_due(self, service: Service, held: records.Held) -> bool:
+    def _is_due(self, record: Record) -> bool:
         now = self.clock.now()
-        if needs_watch(held.record, now):
-            return is_due(held.record.watch, now)
-        if held.record.rollout is None:
-            self._sampler.forget(service.name)
-        return False
+        return needs_watch(record, now) and is_due(record.watch, now)
 
     def _watch(self, service: Service, held: records.Held) -> None:
         """One look at what was promoted, kept in its record for whoever judges it."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_platform.catalog.models import Strategy
+from dr_platform.rollout import record as records
 from dr_platform.rollout.aftercare import (
     STALE,
     Call,
@@ -42,7 +43,7 @@ from dr_platform.rollout.sampling import Looked
 from dr_platform.rollout.strategy import Step, steps_of
 from dr_platform.rollout.window import Evidence, Sample, SlotSample
 from dr_platform.runtime.port import Revision, Slot
-from tests.rollouts import PATIENCE, World
+from tests.rollouts import PATIENCE, World, answer
 
 pytestmark = pytest.mark.unit
 
@@ -450,6 +451,71 @@ def test_a_controller_without_the_lease_keeps_no_watch() -> None:
     before = world.record()
     world.clock.sleep(4)
     assert second.tick() is False
+    assert world.record() == before
+
+
+def test_what_was_done_about_one_version_is_forgotten_with_the_promotion_of_the_next() -> None:
+    world = promoted_world()
+    controller = world.controller("b")
+    controller.tick()
+    called = Call("errors", "too many")
+    case = a_case(world.record())
+    records.change(world.runtime, world.name, lambda record: calling(record, case, called, world.clock.now()))
+    ask(world.runtime, world.name, world.intent("3"))
+    world.to_the_end(controller)
+    for _ in range(4):
+        controller.tick()
+        world.clock.sleep(1)
+    watch = world.record().watch
+    assert watch is not None
+    assert (watch.paged, watch.asked) == (None, None)
+    assert any(event.kind == "aftercare-escalated" for event in world.told.values())
+
+
+def test_a_rollout_that_was_taken_back_leaves_nothing_to_go_back_to_and_no_watch() -> None:
+    world = promoted_world()
+    controller = world.controller("b")
+    controller.tick()
+    world.smoke_passes = False
+    ask(world.runtime, world.name, world.intent("3"))
+    record = world.to_the_end(controller)
+    assert record.stable is not None
+    assert (record.stable.revision.version, record.warm, record.watch) == ("2", None, None)
+
+
+def test_trouble_that_both_versions_have_is_no_reason_to_go_back() -> None:
+    world = promoted_world()
+    controller = world.controller("b")
+    for version in ("1", "2"):
+        world.runtime.faults.answers[version] = answer(version, 503)
+    verdicts = set()
+    for _ in range(40):
+        controller.tick()
+        watch = world.record().watch
+        assert watch is not None
+        verdicts.add(find(watch, GuardPolicy(), 0).judgement.verdict)
+        world.clock.sleep(1)
+    assert Judged.FAIL not in verdicts
+    assert Judged.INCONCLUSIVE in verdicts
+
+
+def test_a_controller_that_lost_its_lease_during_a_look_does_not_keep_what_it_saw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = promoted_world()
+    slow, other = world.controller("b"), world.controller("c")
+    slow.tick()
+    world.clock.sleep(4)
+    before, read = world.record(), world.traffic.read
+
+    def sleeping(service: str) -> object:
+        monkeypatch.setattr(world.traffic, "read", read)
+        world.clock.sleep(16)
+        assert world.runtime.acquire_lease("controller", other.driver, timedelta(seconds=15)) is not None
+        return read(service)
+
+    monkeypatch.setattr(world.traffic, "read", sleeping)
+    assert slow.tick() is False
     assert world.record() == before
 
 
