@@ -197,3 +197,31 @@ def test_the_process_sensor_tells_each_end_and_restart_once_and_waits_for_whole_
     second = tick(platform, "processes", instance, first.cursor)
     assert [e.description for e in second.asset_events] == ["router: restarted"]
     assert tick(platform, "processes", instance, second.cursor).asset_events == []
+
+
+def test_the_sensors_of_delivery_have_nothing_to_do_where_nothing_was_deployed(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    for name, why in (("aftercare", "nothing is watched"), ("controller", "no service needs somebody at once")):
+        result = tick(platform, name, instance)
+        assert result.asset_events == []
+        assert why in str(result.skip_reason)
+    assert tick(platform, "rollouts", instance).asset_events == []
+    shown = tick(platform, "incidents", instance)
+    assert [type(event).__name__ for event in shown.asset_events] == [
+        "AssetMaterialization",
+        "AssetCheckEvaluation",
+        "AssetCheckEvaluation",
+    ]
+    assert tick(platform, "incidents", instance, shown.cursor).asset_events == []
+
+
+@pytest.mark.parametrize("name", ["aftercare", "controller", "rollouts", "incidents"])
+def test_a_sensor_of_delivery_says_so_when_its_stores_do_not_answer(
+    platform: Platform, instance: dg.DagsterInstance, name: str
+) -> None:
+    platform.state.runtime_database.unlink()
+    platform.state.runtime_database.mkdir()
+    with platform.operations.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE evidence_log CASCADE")
+    assert "could not look" in str(tick(platform, name, instance).skip_reason)
