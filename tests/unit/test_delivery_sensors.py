@@ -32,6 +32,7 @@ from dr_platform.rollout.takeover import OFFER_EVERY_S, Earlier, Start, Wait, st
 from dr_platform.rollout.takeover import decide as decide_takeover
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Lease, ProbeResult, Slot, Weights
+from dr_platform.status import service_status
 from tests.catalogs import generated
 from tests.rollouts import MemoryTraffic, World
 
@@ -370,6 +371,21 @@ def test_replicas_that_are_only_kept_warm_do_not_count_as_serving(stage: Stage) 
     assert verdict.passed is False
     assert verdict.why.startswith("0 of 1 replicas ready")
     assert NAME in fleet_verdict(stage.platform).why
+
+
+def test_a_service_whose_candidate_has_all_the_traffic_is_not_called_ill_for_it(stage: Stage) -> None:
+    ask(
+        stage.runtime,
+        NAME,
+        delivery.deployment(stage.platform, NAME, "2.0.0", requested_by="x", strategy=Strategy.BLUE_GREEN),
+    )
+    while stage.runtime.observe(NAME).weights != Weights(0, 100):
+        stage.look(1)
+    assert stage.record().rollout is not None
+    assert service_status(stage.platform, NAME).healthy
+    verdict = service_verdict(stage.platform, NAME)
+    assert verdict.passed is True
+    assert verdict.why.endswith("; a rollout is under way")
 
 
 def test_remediation_leaves_a_service_to_its_rollout(stage: Stage) -> None:
