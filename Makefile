@@ -75,6 +75,10 @@ dev: $(VENV)/run ## Bring the platform up and reload services and definitions wh
 demo: $(VENV)/run ## Talk with the platform in the terminal
 	@$(DRP) demo
 
+.PHONY: demo-delivery
+demo-delivery: $(VENV)/run ## Watch a good release promoted, and a bad one caught and reverted by itself
+	@$(DRP) demo-delivery
+
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
 	@$(PYTEST) -m "not e2e and not install and not vault and not monitoring" -n 2 --dist loadfile
