@@ -8,41 +8,24 @@ times, never field values of a service or a row.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
+from dr_platform.look import Look, always_answers, health_body
 from dr_platform.platform import Platform
-from dr_platform.runtime.port import ProbeResult, Weights
+from dr_platform.runtime.port import Weights
+from dr_platform.validation.looks import validation_looks
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
 REQUIRED_COMPLIANCE = ("hipaa_audit_enabled", "encryption_active", "access_controls_active")
 """Fields of the health response's compliance block (second guide, "Health Check Response")."""
 
-P = ParamSpec("P")
 
-
-def _always_answers(
-    look: Callable[Concatenate[Platform, P], Verdict],
-) -> Callable[Concatenate[Platform, P], Verdict]:
-    @functools.wraps(look)
-    def safe(platform: Platform, *args: P.args, **kwargs: P.kwargs) -> Verdict:
-        try:
-            return look(platform, *args, **kwargs)
-        except PlatformError as exc:
-            return Verdict.unknown(exc.what)
-        except Exception as exc:  # noqa: BLE001 - a check that raises would hide its neighbours' verdicts
-            return Verdict.unknown(type(exc).__name__)  # the type only: its text may quote data
-
-    return safe
-
-
-@_always_answers
+@always_answers
 def runtime_verdict(platform: Platform) -> Verdict:
     """Supervisor and keeper run, and no process has been given up on."""
     processes = platform.supervisor.processes()
@@ -56,7 +39,7 @@ def runtime_verdict(platform: Platform) -> Verdict:
     return Verdict(True, f"{len(processes)} processes supervised", measurements)
 
 
-@_always_answers
+@always_answers
 def ports_verdict(platform: Platform) -> Verdict:
     """No documented port is held by a foreign program."""
     from dr_platform.bring_up import check_ports
@@ -69,7 +52,7 @@ def ports_verdict(platform: Platform) -> Verdict:
     return Verdict(True, outcome.describe(), outcome.measurements())
 
 
-@_always_answers
+@always_answers
 def router_verdict(platform: Platform) -> Verdict:
     """The router answers, and uses exactly the weights that were written."""
     drifted, blind = [], []
@@ -97,7 +80,7 @@ def _pair(weights: Weights) -> str:
     return f"{weights.blue}/{weights.green}"
 
 
-@_always_answers
+@always_answers
 def operations_verdict(platform: Platform) -> Verdict:
     """The operations database answers, is current, and the evidence chain is whole."""
     started = platform.clock.monotonic()
@@ -112,7 +95,7 @@ def operations_verdict(platform: Platform) -> Verdict:
     return Verdict(True, f"evidence chain of {entries} entries is whole", measurements)
 
 
-@_always_answers
+@always_answers
 def database_verdict(platform: Platform, name: str) -> Verdict:
     """The server answers a simple query within the latency that the catalog promises."""
     from dr_platform.bring_up import unavailable_reason
@@ -151,7 +134,7 @@ def _best_latency(database: ManagedDatabase, limit_ms: float) -> float:
     return best
 
 
-@_always_answers
+@always_answers
 def database_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     """Access, authentication and audit properties, measured at the server itself."""
     database = platform.connect(name, "admin")
@@ -185,7 +168,7 @@ def _judge_findings(findings: Sequence[Finding], waivers: Mapping[str, str]) -> 
     return Verdict(True, f"{good} of {len(findings)} properties hold{shown}", measurements)
 
 
-@_always_answers
+@always_answers
 def schema_verdict(platform: Platform, name: str) -> Verdict:
     """The applied migrations are exactly the files of the catalog, unedited."""
     from dr_platform.databases.schema import plan, read_steps
@@ -204,7 +187,7 @@ def schema_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, f"schema {current} as in the catalog", measurements)
 
 
-@_always_answers
+@always_answers
 def service_verdict(platform: Platform, name: str) -> Verdict:
     """All wanted replicas are ready, and the service itself says that it is healthy."""
     observed = platform.runtime.observe(name)
@@ -218,7 +201,7 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
         return Verdict(False, why, measurements)
     answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
     measurements["latency_ms"] = round(answer.latency_ms, 2)
-    body = _health_body(answer)
+    body = health_body(answer)
     if body is None:
         return Verdict(False, f"/health: {answer.reason or f'HTTP {answer.status}'}", measurements)
     sick = sorted(k for k, v in body.get("dependencies", {}).items() if v != "healthy")
@@ -229,12 +212,12 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, f"{ready} of {workload.replicas} replicas ready, healthy", measurements)
 
 
-@_always_answers
+@always_answers
 def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     """Audit, encryption and access control are active, as the service measures them itself, and the
     service refuses a request without a token, as seen from outside (45 CFR 164.312(a), (b), (d))."""
     answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
-    body = _health_body(answer)
+    body = health_body(answer)
     if body is None:
         return Verdict(None, f"/health: {answer.reason or f'HTTP {answer.status}'}")
     compliance = body.get("compliance", {})
@@ -250,17 +233,6 @@ def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, "audit, encryption and access control are active", measurements)
 
 
-def _health_body(answer: ProbeResult) -> Mapping[str, Any] | None:
-    """A health response is JSON whatever its status code; anything else is no health response."""
-    if answer.status is None:
-        return None
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) and "status" in body else None
-
-
 def _word(text: object) -> str:
     """A word of a service's answer that is safe to show: letters only, short."""
     return "".join(c for c in str(text)[:20] if c.isalpha()) or "something unreadable"
@@ -272,7 +244,7 @@ def service_health_body(platform: Platform, name: str) -> Mapping[str, Any]:
         answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
     except PlatformError as exc:
         return {"status": "unreachable", "reason": exc.what}
-    body = _health_body(answer)
+    body = health_body(answer)
     return body or {"status": "unreachable", "reason": answer.reason or f"HTTP {answer.status}"}
 
 
@@ -283,7 +255,7 @@ def all_health_bodies(platform: Platform) -> dict[str, Mapping[str, Any]]:
         return dict(zip(names, pool.map(lambda n: service_health_body(platform, n), names), strict=True))
 
 
-@_always_answers
+@always_answers
 def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     """The store holds exactly the set's articles, and was compared with them recently enough."""
     from dr_platform.knowledge.seeding import freshness, pending_changes
@@ -304,7 +276,7 @@ def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, "equals its source", measurements)
 
 
-@_always_answers
+@always_answers
 def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     """The set's labelled questions find their documents well enough, and fast enough."""
     from dr_platform.knowledge.evaluate import evaluate_set
@@ -313,19 +285,6 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     with platform.knowledge() as connection:
         report = evaluate_set(connection, platform.embedder, platform.catalog.knowledge[name], folder)
     return report.verdict()
-
-
-@dataclass(frozen=True)
-class Look:
-    """One check of one asset. ``severe`` failures are errors, others warnings."""
-
-    asset: tuple[str, str]
-    check: str
-    description: str
-    verdict: Callable[[], Verdict]
-    severe: bool = True
-    after: tuple[tuple[str, str], ...] = ()
-    """Assets that must be there before the look means anything, besides its own."""
 
 
 def looks(platform: Platform) -> tuple[Look, ...]:
@@ -354,7 +313,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
         found += _service_looks(platform, name, held_to_hipaa)
     for name in platform.catalog.knowledge:
         found += _knowledge_looks(platform, name)
-    return tuple(found)
+    return (*found, *validation_looks(platform))
 
 
 def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
@@ -420,7 +379,7 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
     ]
 
 
-@_always_answers
+@always_answers
 def fleet_verdict(platform: Platform) -> Verdict:
     """Every service has the replicas that the release wants, and no other service is there."""
     missing = []
