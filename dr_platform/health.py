@@ -17,7 +17,6 @@ from dr_platform.errors import PlatformError
 from dr_platform.look import Look, always_answers, health_body
 from dr_platform.platform import Platform
 from dr_platform.runtime.port import Weights
-from dr_platform.validation.looks import validation_looks
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
@@ -289,6 +288,8 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
 
 def looks(platform: Platform) -> tuple[Look, ...]:
     """Every check of every asset: the one list that Dagster, sensors and the command share."""
+    from dr_platform.validation.looks import validation_looks
+
     held_to_hipaa = platform.environment.compliance.rank > 0
     found = [
         Look(("infrastructure", name), "healthy", text, functools.partial(verdict, platform))

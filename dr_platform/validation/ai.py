@@ -80,7 +80,7 @@ def judge_latency(times_ms: Sequence[float], limit_ms: float) -> Verdict:
         "p95_ms": round(p95, 2),
         "limit_ms": limit_ms,
     }
-    told = f"p95 of {len(ordered)} calls is {p95:.0f} ms, promised are {limit_ms:g} ms"
+    told = f"p95 of {len(ordered)} calls is {p95:.0f} ms, promised below {limit_ms:g} ms"
     return Verdict(p95 < limit_ms, told, measurements)
 
 

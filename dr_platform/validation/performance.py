@@ -218,10 +218,10 @@ def _traffic(slo: Slo, window: Window | None) -> Iterator[Promise]:
         yield Promise(None, f"only {window.requests} requests were counted, needed are {EACH}", measured)
         return
     measured |= {"error_ratio": round(ratio, 4), "p95_ms": round(p95, 2)}
-    yield Promise(ratio < slo.error_ratio, f"errors {ratio:.1%} of at most {slo.error_ratio:.0%}", measured)
+    yield Promise(ratio < slo.error_ratio, f"errors {ratio:.1%}, promised below {slo.error_ratio:.0%}", measured)
     if slo.latency_p95 is not None:
         limit_ms = slo.latency_p95 * 1000
-        yield Promise(p95 < limit_ms, f"p95 {p95:.0f} ms of at most {limit_ms:g} ms", {"limit_ms": limit_ms})
+        yield Promise(p95 < limit_ms, f"p95 {p95:.0f} ms, promised below {limit_ms:g} ms", {"limit_ms": limit_ms})
 
 
 def _cache(promised: float, hits: float, asked: float) -> Promise:
@@ -229,14 +229,16 @@ def _cache(promised: float, hits: float, asked: float) -> Promise:
         return Promise(None, "no cache was asked")
     ratio = hits / asked
     return Promise(
-        ratio > promised, f"cache hits {ratio:.0%} of at least {promised:.0%}", {"cache_hit_ratio": round(ratio, 4)}
+        ratio > promised, f"cache hits {ratio:.0%}, promised above {promised:.0%}", {"cache_hit_ratio": round(ratio, 4)}
     )
 
 
 def _queue(promised: int, depth: float | None) -> Promise:
     if depth is None:
         return Promise(None, "the queue's depth could not be read")
-    return Promise(depth < promised, f"{depth:.0f} waiting tasks of at most {promised}", {"queue_depth": int(depth)})
+    return Promise(
+        depth < promised, f"{depth:.0f} waiting tasks, promised below {promised}", {"queue_depth": int(depth)}
+    )
 
 
 def _gpu(devices: int) -> Promise:

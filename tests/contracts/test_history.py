@@ -13,8 +13,9 @@ from dagster._core.execution.api import create_execution_plan
 from dagster._core.snap import snapshot_from_execution_plan
 
 from dr_platform.definitions import build_definitions
-from dr_platform.health import Look, looks
+from dr_platform.health import looks
 from dr_platform.infrastructure.orchestrator import write_configuration
+from dr_platform.look import Look
 from dr_platform.platform import Platform
 from dr_platform.remediation import ROUTER, Trail, remediable
 from dr_platform.remedy import Remedy
