@@ -65,15 +65,15 @@ class NothingToCheck(PlatformError):
 
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, suite: str, selection: str) -> None:
-        super().__init__(suite, selection)
-        self.what = f"no check of the suite {suite} belongs to {selection}"
+    def __init__(self, suite: str | None, selection: str, layers: tuple[str, ...]) -> None:
+        super().__init__(suite, selection, layers)
+        self.what = f"{selection}: no {'check' if suite is None else f'check of the suite {suite}'} belongs to it"
         self.untouched = "everything; no run was started"
-        self.next_step = "name another asset or layer, or leave it out"
+        self.next_step = f"name an asset such as services/api-gateway, or a layer: {', '.join(layers)}"
 
 
 def select(looks: Iterable[Look], suite: str | None, selection: str | None) -> tuple[Look, ...]:
-    """The looks of a suite (all without one) at an asset or a layer (everywhere without one).
+    """The looks of a suite (all without one) at an asset or a layer (everywhere without one), never none.
 
     Raises ``UnknownSuite``, and ``NothingToCheck`` where suite and selection have nothing in common.
     """
@@ -83,8 +83,8 @@ def select(looks: Iterable[Look], suite: str | None, selection: str | None) -> t
         raise UnknownSuite(suite, tuple(s for s in SUITES if any(s in suites_of(look) for look in every)))
     wanted = tuple(selection.strip("/").split("/")) if selection else ()
     found = tuple(look for look in of_suite if look.asset[: len(wanted)] == wanted)
-    if suite is not None and not found:
-        raise NothingToCheck(suite, selection or "this catalog")
+    if not found:
+        raise NothingToCheck(suite, selection or "this catalog", tuple(sorted({look.asset[0] for look in of_suite})))
     return found
 
 

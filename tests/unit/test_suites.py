@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from dr_platform.verdict import Verdict
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).parents[2]
 ASKED_FOR = ("health", "smoke", "integration", "hipaa", "ai", "security", "performance", "data")
 
 
@@ -81,9 +83,18 @@ def test_a_suite_that_does_not_exist_and_one_that_has_no_checks_are_refused_with
         assert ", ".join(ASKED_FOR) in refused.value.next_step
 
 
-def test_nothing_to_check_is_refused_and_does_not_pass() -> None:
-    with pytest.raises(NothingToCheck, match="no check of the suite smoke belongs to databases"):
-        select(every(), "smoke", "databases")
+@pytest.mark.parametrize(
+    ("suite", "selection", "what"),
+    [
+        ("smoke", "databases", "databases: no check of the suite smoke belongs to it"),
+        (None, "services/nobody", "services/nobody: no check belongs to it"),
+        (None, "services/api", "services/api: no check belongs to it"),
+    ],
+)
+def test_nothing_to_check_is_refused_and_does_not_pass(suite: str | None, selection: str, what: str) -> None:
+    with pytest.raises(NothingToCheck) as refused:
+        select(every(), suite, selection)
+    assert refused.value.what == what
 
 
 def test_an_expected_check_without_an_answer_has_not_passed() -> None:
@@ -115,3 +126,30 @@ def test_what_was_not_measured_is_not_said_to_be_fast() -> None:
     assert performance_line([Result("services/billing", "smoke", True, "")], every()).startswith(
         "Performance: not measured"
     )
+
+
+@pytest.mark.parametrize(
+    ("verb", "command"),
+    [
+        ("test-all", "drp check"),
+        ("test-all-verbose", "drp check --verbose"),
+        ("test-hipaa", "drp check --suite hipaa"),
+        ("test-ai", "drp check --suite ai"),
+        ("test-security", "drp check --suite security"),
+        ("test-hipaa-verbose", "drp check --suite hipaa --verbose"),
+        ("test-hipaa-staging", "drp --env staging check --suite hipaa"),
+        ("test-performance-staging", "drp --env staging check --suite performance"),
+        ("test-integration-staging", "drp --env staging check --suite integration"),
+        ("security-scan-staging", "drp --env staging check --suite security"),
+        ("health-check-production", "drp --env production health"),
+    ],
+)
+def test_the_guides_verbs_run_the_suite_that_they_name(verb: str, command: str) -> None:
+    words = ("make", "--dry-run", "--old-file=.venv/run", verb)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, timeout=30)
+    assert " ".join(done.stdout.split()) == f".venv/bin/{command}"
+
+
+@pytest.mark.parametrize("suite", ASKED_FOR)
+def test_a_suite_stands_in_the_document(suite: str) -> None:
+    assert f"| `{suite}` |" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
