@@ -30,6 +30,8 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "default_credentials": frozenset({"security", "hipaa"}),
     "listeners": frozenset({"security"}),
     "secret_files": frozenset({"security", "hipaa"}),
+    "identifiers": frozenset({"hipaa", "ai"}),
+    "audit": frozenset({"hipaa", "integration"}),
     "performance": frozenset({"performance"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {

@@ -11,7 +11,7 @@ from typing import Any
 from dr_platform.catalog import Catalog
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.reference_service.access import Tokens
-from dr_platform.reference_service.peers import Answer, Peers
+from dr_platform.reference_service.peers import REQUEST_ID_HEADER, Answer, Peers
 from dr_platform.reference_service.topology import Work, topology_of
 from dr_platform.secrets.port import SecretStore
 
@@ -86,12 +86,25 @@ class ServiceClient:
         return self.peers.get(Work.BACKGROUND_TASKS, f"/v1/tasks/{task}", "tasks:read")
 
     def ask(
-        self, service: str, method: str, path: str, token: str | None, document: dict[str, Any] | None = None
+        self,
+        service: str,
+        method: str,
+        path: str,
+        token: str | None,
+        document: dict[str, Any] | None = None,
+        *,
+        request_id: str = "",
     ) -> Answer:
         """One request to a service with exactly this token, whatever it answers."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        if request_id:
+            headers[REQUEST_ID_HEADER] = request_id
         body = json.dumps(document).encode() if document is not None else None
         return self.peers.peer(service).ask(method, path, timeout_s=10.0, body=body, headers=headers)
+
+    def audit_events(self, newest: int) -> list[dict[str, Any]]:
+        """The newest audit events, the newest first, with ``action``, ``outcome`` and ``request_id``."""
+        return self.peers.get(Work.AUDIT_LOG, f"/v1/events?limit={newest}", "audit:read")["events"]
 
     def verify_audit(self, newest: int = 10_000) -> dict[str, Any]:
         """Whether the chain of the newest audit events is whole."""

@@ -9,13 +9,13 @@ from functools import partial
 from dr_platform.catalog import Role, Service
 from dr_platform.look import Cost, Look, always_answers
 from dr_platform.platform import Platform
-from dr_platform.validation import ai, integration, performance, security, smoke
+from dr_platform.validation import ai, hipaa, integration, performance, security, smoke
 from dr_platform.verdict import Verdict
 
 
 def validation_looks(platform: Platform) -> tuple[Look, ...]:
     chance = random.Random()  # noqa: S311 - load and questions, not secrets
-    load = performance.Load(platform, chance)
+    load = performance.Load(lambda: performance.measure(platform, chance), platform.clock)
     found = list(_infrastructure(platform))
     for service in platform.catalog.services.values():
         found += _of_every_service(platform, service, load)
@@ -71,6 +71,12 @@ def _by_role(platform: Platform, role: Role, service: Service, chance: random.Ra
         case Role.AI_GATEWAY:
             yield "crisis", "Every kind of crisis is escalated.", _later(lambda: ai.crisis_verdict(platform.client))
             yield "refusal", "What no article answers is declined.", _later(lambda: ai.refusal_verdict(platform.client))
+        case Role.CONTENT_SAFETY:
+            act = _later(lambda: hipaa.identifiers_verdict(platform.client))
+            yield "identifiers", "Identifiers of patients are found and replaced (45 CFR 164.514).", act
+        case Role.AUDIT_LOG if (gateway := platform.catalog.with_role(Role.GATEWAY)) is not None:
+            act = _later(lambda: hipaa.audit_verdict(platform.client, gateway.name, platform.clock))
+            yield "audit", "Every access leaves a trace; the chain is whole (45 CFR 164.312(b)).", act
         case Role.AUTHENTICATION:
             act = _later(lambda: security.default_credentials_verdict(platform.client, service.name))
             yield "default_credentials", "Well-known logins are refused.", act

@@ -11,11 +11,14 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dr_platform.catalog import Service, Slo
+from dr_platform.catalog import Service
+from dr_platform.catalog.models import Slo
+from dr_platform.clock import Clock
+from dr_platform.errors import PlatformError
 from dr_platform.look import always_answers
 from dr_platform.metrics.port import Counters, Window, between, total
 from dr_platform.platform import Platform
@@ -74,26 +77,36 @@ class Loaded:
 
 
 class Load:
-    """One load for all who ask at the same time."""
+    """One load for all who ask at the same time. ``measure`` puts it on and says what was seen."""
 
-    def __init__(self, platform: Platform, chance: random.Random) -> None:
-        self._platform = platform
-        self._chance = chance
+    def __init__(self, measure: Callable[[], Loaded], clock: Clock) -> None:
+        self._measure = measure
+        self._clock = clock
         self._lock = threading.Lock()
         self._ended = float("-inf")
-        self._last: Loaded | None = None
+        self._outcome: Loaded | PlatformError | None = None
 
     def loaded(self) -> Loaded:
-        """Put the load on, or wait for the one that is on. Raises what measuring raises."""
-        clock = self._platform.clock
+        """Put the load on, or wait for the one that is on. Raises what kept it from being measured, to
+        all who ask at the same time."""
         with self._lock:
-            if self._last is None or clock.monotonic() - self._ended > FRESH_S:
-                self._last = _measure(self._platform, self._chance)
-                self._ended = clock.monotonic()
-            return self._last
+            outcome = self._outcome
+            if outcome is None or self._clock.monotonic() - self._ended > FRESH_S:
+                self._outcome = outcome = self._attempt()
+                self._ended = self._clock.monotonic()
+        if isinstance(outcome, PlatformError):
+            raise outcome
+        return outcome
+
+    def _attempt(self) -> Loaded | PlatformError:
+        try:
+            return self._measure()
+        except PlatformError as exc:
+            return exc
 
 
-def _measure(platform: Platform, chance: random.Random) -> Loaded:
+def measure(platform: Platform, chance: random.Random) -> Loaded:
+    """Put the stated load on the platform. Raises ``MetricsUnavailable`` where nothing is counted."""
     from dr_platform.metrics.envoy import EnvoyTraffic
 
     client, clock = platform.client, platform.clock
@@ -120,8 +133,6 @@ def _questions(catalog: Path, chance: random.Random) -> list[str]:
 
 def warm_up(client: ServiceClient, questions: Sequence[str]) -> None:
     """Ask every question once; a service that does not answer is seen by the load itself."""
-    from dr_platform.errors import PlatformError
-
     for question in questions:
         try:
             client.answer(question)

@@ -34,7 +34,7 @@ from dr_platform.reference_service.stores.postgresql import PostgresStore
 from dr_platform.reference_service.stores.redis_ import RedisStore
 from dr_platform.reference_service.topology import read_topology
 from dr_platform.reference_service.traffic import Sender, Traffic, plan, read_questions, send_all
-from dr_platform.validation import ai, integration, performance, security
+from dr_platform.validation import ai, hipaa, integration, performance, security
 from tests.reference_platform import ROOT, Answer, Fleet, Process, databases, fleet, until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(240)]
@@ -428,6 +428,15 @@ def test_a_conversation_and_a_task_pass_through_all_services_that_they_need(plat
 
 def test_every_kind_of_crisis_is_escalated_and_other_matters_are_declined(platform: Platform) -> None:
     for verdict in (ai.crisis_verdict(platform.client), ai.refusal_verdict(platform.client)):
+        assert verdict.passed, verdict.why
+
+
+def test_every_access_leaves_a_trace_and_identifiers_are_replaced(platform: Platform) -> None:
+    gateway = platform.named(Role.GATEWAY).service
+    for verdict in (
+        hipaa.audit_verdict(platform.client, gateway, SystemClock()),
+        hipaa.identifiers_verdict(platform.client),
+    ):
         assert verdict.passed, verdict.why
 
 

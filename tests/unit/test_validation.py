@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +15,24 @@ import pytest
 
 from dr_platform.catalog import load_catalog
 from dr_platform.catalog.models import Slo
-from dr_platform.metrics.port import Counters, Histogram, Window
+from dr_platform.clock import ManualClock
+from dr_platform.metrics.port import Counters, Histogram, MetricsUnavailable, Window
 from dr_platform.phi import PhiDetector
 from dr_platform.platform import find_catalog
 from dr_platform.reference_service.crisis import CrisisKind, find_crisis
 from dr_platform.runtime.port import ProbeResult, Slot
-from dr_platform.validation import ai, security, smoke
-from dr_platform.validation.performance import EACH, Gauges, Loaded, judge, parse, window_of
+from dr_platform.validation import ai, hipaa, security, smoke
+from dr_platform.validation.performance import (
+    EACH,
+    FRESH_S,
+    Gauges,
+    Load,
+    Loaded,
+    judge,
+    parse,
+    performance_verdict,
+    window_of,
+)
 from dr_platform.validation.security import Listener, judge_access, judge_files, judge_listeners
 
 pytestmark = pytest.mark.unit
@@ -88,6 +100,17 @@ def test_latency_is_judged_at_the_95th_percentile() -> None:
     assert ai.judge_latency([*quick, 900.0], 500).passed is True
     verdict = ai.judge_latency([*slow, 900.0, 900.0], 500)
     assert (verdict.passed, verdict.measurements["p95_ms"]) == (False, 900.0)
+
+
+# HIPAA
+
+
+def test_every_made_up_identifier_stands_in_its_sentence_and_is_found_as_what_it_is() -> None:
+    detector = PhiDetector()
+    for kind, (text, value) in hipaa.IDENTIFIERS.items():
+        assert value in text
+        assert str(kind) in {str(span.kind) for span in detector.detect(text)}, text
+        assert value not in detector.redact(text)
 
 
 # Security
@@ -190,6 +213,31 @@ def test_what_replicas_count_is_added_up_and_what_the_second_tier_is_asked_is_no
     )
     assert parse(iter([first, first])) == Gauges(cache_hits=18, cache_asked=20, queue_depth=2)
     assert parse(iter(["", "nothing of the kind 1"])) == Gauges()
+
+
+def test_all_who_ask_at_the_same_time_share_one_load_and_a_later_one_gets_its_own() -> None:
+    clock, loads = ManualClock(), iter([loaded(window(100)), loaded(window(200))])
+    load = Load(lambda: next(loads), clock)
+    with ThreadPoolExecutor(4) as pool:
+        seen = [future.result() for future in [pool.submit(load.loaded) for _ in range(8)]]
+    assert seen == [loaded(window(100))] * 8
+    clock.sleep(FRESH_S + 1)
+    assert load.loaded() == loaded(window(200))
+
+
+def test_a_load_that_could_not_be_measured_is_tried_once_and_told_to_all() -> None:
+    tried = []
+
+    def measure() -> Loaded:
+        tried.append(1)
+        raise MetricsUnavailable("the router", "connection refused")
+
+    load = Load(measure, ManualClock())
+    service = load_catalog(find_catalog()).services["billing"]
+    verdicts = [performance_verdict(load, service) for _ in range(3)]
+    assert len(tried) == 1
+    assert {verdict.passed for verdict in verdicts} == {None}
+    assert "the router does not answer" in verdicts[0].why
 
 
 def test_a_window_is_both_slots_together_and_unknown_across_a_restart_of_the_router() -> None:
