@@ -23,6 +23,7 @@ from dr_platform.resources import (
     REMEDIATION_JOB,
     TARGET_TAG,
     History,
+    cheap,
     check_evaluation,
     conditions_of,
     escalation,
@@ -72,8 +73,9 @@ def instance(url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def known(platform: Platform) -> tuple[Look, ...]:
-    return looks(platform)
+def known(platform: Platform) -> list[Look]:
+    """The checks of a bring-up."""
+    return cheap(looks(platform))
 
 
 def health_of(platform: Platform, target: tuple[str, str] = TARGET) -> Look:
