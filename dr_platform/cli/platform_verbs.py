@@ -216,28 +216,26 @@ def check(
     chosen = select(looks(platform), suite, selection)
     client = running_dagster(platform)
     run_id = client.launch_checks([("/".join(look.asset), look.check) for look in chosen], tags=_tags(suite))
-    result = follow(client, run_id)
-    results = complete(result.results, chosen)
-    ui = urls(platform)["dagster"]
+    run = follow(client, run_id)
+    results = complete(run.results, chosen)
     failed = [r for r in results if not r.passed]
+    passed, ui = len(results) - len(failed), urls(platform)["dagster"]
     if as_json:
-        counts = {"passed": len(results) - len(failed), "failed": len(failed)}
-        print_json({**counts, "results": [r.as_json() for r in results]})
+        print_json({"passed": passed, "failed": len(failed), "results": [r.as_json() for r in results]})
     else:
-        if verbose:
-            _show_all(results)
-        console.print(f"{len(results) - len(failed)} checks passed, {len(failed)} failed; {ui}/runs/{run_id}")
+        _show_measurements(results if verbose else ())
+        console.print(f"{passed} checks passed, {len(failed)} failed; {ui}/runs/{run_id}")
         console.print(performance_line(results, chosen), markup=False, soft_wrap=True)
-    if not result.succeeded or failed:
+    if not run.succeeded or failed:
         reasons = tuple(f"{r.asset} {r.check}: {r.reason}" for r in failed)
-        raise RunFailed(run_id, reasons or result.failures, ui)
+        raise RunFailed(run_id, reasons or run.failures, ui)
 
 
 def _tags(suite: str | None) -> dict[str, str]:
     return {"dr-platform/actor": current_actor()} | ({"dr-platform/suite": suite} if suite else {})
 
 
-def _show_all(results: Sequence[Result]) -> None:
+def _show_measurements(results: Sequence[Result]) -> None:
     """Every check with its reason, and below it what it measured."""
     for r in results:
         console.print(f"{mark(r.passed)}  {escape(f'{r.asset} {r.check}: {r.reason}')}", soft_wrap=True)
