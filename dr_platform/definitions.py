@@ -24,7 +24,7 @@ from sensors.runs import run_sensors
 
 def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
-    jobs = asset_jobs()
+    jobs = asset_jobs(platform)
     remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
     return dg.Definitions(
         assets=[

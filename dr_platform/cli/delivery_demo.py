@@ -42,9 +42,7 @@ def run(platform: Platform) -> None:
     outcome = _deploy(platform, service, good)
     if outcome.result != "promoted":
         raise DemoFailed(service, "a promotion", outcome)
-    _say(
-        f"Promoted. Now {bad}: from {AFTER_S:g} s after its start, one request in five fails. No key is touched."
-    )
+    _say(f"Promoted. Now {bad}: from {AFTER_S:g} s after its start, one request in five fails. No key is touched.")
     faults = FaultStore(platform.state.faults, runtime=platform.binding.runtime)
     faults.inject(service, bad, error_ratio=ERROR_RATIO, after_s=AFTER_S)
     try:
