@@ -24,8 +24,8 @@ import numpy as np
 
 from dr_platform.rollout.binomial import upper_tail
 from dr_platform.rollout.guards import Evaluation, GuardPolicy, Trigger, Verdict, evaluate
-from dr_platform.rollout.ratio import RatioRule, log_likelihoods
-from dr_platform.rollout.window import SECONDS_KEPT, Evidence
+from dr_platform.rollout.ratio import RatioRule, log_likelihood
+from dr_platform.rollout.window import SECONDS_KEPT, Evidence, Tally
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -216,7 +216,7 @@ def _change_may_fire(traffic: Traffic, rule: RatioRule) -> np.ndarray:
     fires = np.zeros(traffic.errors.shape, dtype=bool)
     if rule.change is None:
         return fires
-    failed, good = log_likelihoods(rule.change, rule.floor)
+    failed, good = (log_likelihood(rule.change, rule.floor, Tally(bad, 1)) for bad in (1, 0))
     gains = traffic.errors * failed + (traffic.requests - traffic.errors) * good
     likeliest = np.zeros(len(gains))
     for second in range(gains.shape[1]):
