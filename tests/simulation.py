@@ -226,10 +226,12 @@ def _change_may_fire(traffic: Traffic, rule: RatioRule) -> np.ndarray:
 
 
 def _silence_may_fire(traffic: Traffic, scenario: Scenario, policy: GuardPolicy) -> np.ndarray:
-    seconds = policy.expected_requests / scenario.rate
-    silent = _sums(traffic.requests, max(1, int(seconds))) == 0
-    silent[:, : scenario.history_s + int(seconds) - 1] = False
-    return silent
+    """None since the beginning while so many were expected, or none for a longer while."""
+    elapsed = np.arange(1, traffic.requests.shape[1] + 1) - scenario.history_s
+    never = np.cumsum(traffic.requests, axis=1) == 0
+    pause = math.ceil(policy.expected_when_silent / scenario.rate - 1e-9)
+    silent = _sums(traffic.requests, pause) == 0
+    return (never & (elapsed * scenario.rate >= policy.expected_requests - 1e-9)) | (silent & (elapsed >= pause))
 
 
 RATES = (0.5, 10.0, 200.0)
@@ -246,14 +248,15 @@ DETECTIONS = tuple(
 
 
 def false_alarm_rows(rollouts: int = 10_000, seed: int = 1) -> Iterator[tuple[Outcome, str]]:
+    """Fewer rollouts of services that are poor themselves: of those, the evaluator is asked often."""
     for scenario in (*FALSE_ALARMS, *BOTH_POOR):
-        outcome = simulate(scenario, rollouts, seed)
+        outcome = simulate(scenario, rollouts // 10 if scenario in BOTH_POOR else rollouts, seed)
         triggers = ", ".join(f"{trigger} {len(found)}" for trigger, found in sorted(outcome.seconds.items())) or "-"
         cells = (f"{scenario.rate:g}", f"{scenario.candidate:.0%}", scenario.history_s, scenario.seconds)
-        yield outcome, _row(*cells, f"{outcome.share:.2%}", triggers)
+        yield outcome, _row(*cells, outcome.rollouts, f"{outcome.share:.2%}", triggers)
 
 
-def detection_rows(rollouts: int = 400, seed: int = 2) -> Iterator[tuple[Outcome, str]]:
+def detection_rows(rollouts: int = 200, seed: int = 2) -> Iterator[tuple[Outcome, str]]:
     for scenario in DETECTIONS:
         outcome = simulate(scenario, rollouts, seed)
         cells = (f"{scenario.rate:g}", f"{scenario.candidate:.0%}", scenario.healthy_s)
@@ -267,12 +270,12 @@ def _row(*cells: object) -> str:
 
 def main() -> None:
     began = time.perf_counter()
-    print("Healthy rollouts that went back, of 10,000 each; the stable version fails as often.")
-    print(_row("Requests/s", "Errors", "Stable seen before, s", "Rollout, s", "Went back", "By trigger"))
-    print(_row(*["---"] * 6))
+    print("Rollouts that went back although the candidate is no worse than the stable version.")
+    print(_row("Requests/s", "Errors", "Stable seen before, s", "Rollout, s", "Rollouts", "Went back", "By trigger"))
+    print(_row(*["---"] * 7))
     for _, row in false_alarm_rows():
         print(row, flush=True)
-    print("\nBroken candidates, 400 each: seconds from the fault to the verdict.")
+    print("\nBroken candidates, 200 each: seconds from the fault to the verdict.")
     print(_row("Requests/s", "Errors", "Healthy before, s", "Median", "95 %", "Found in 300 s"))
     print(_row(*["---"] * 6))
     for _, row in detection_rows():

@@ -1,9 +1,8 @@
-"""Guards the triggers of a rollback: each fires when it must, on the right version, and never by chance or for want of data."""
+"""Guards the triggers of a rollback: each fires when it must, on the right version, never by chance."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -436,6 +435,6 @@ def test_the_simulation_passes_over_no_look_at_which_the_evaluator_fails_the_can
 
 def test_a_simulated_outage_is_found_within_the_promised_time() -> None:
     outage = simulate(Scenario(10.0, 1.0, 20), rollouts=200, seed=3)
-    fifth = simulate(Scenario(10.0, 0.2, 30), rollouts=400, seed=3)
-    assert (outage.quantile(0.95), fifth.quantile(0.95)) <= (1, 5)
-    assert not math.isinf(fifth.quantile(0.5))
+    fifth = simulate(Scenario(10.0, 0.2, 30, history_s=180), rollouts=1_000, seed=3)
+    assert outage.quantile(0.95) == 1
+    assert fifth.quantile(0.95) <= 5
