@@ -91,6 +91,11 @@ def test_the_letter_of_the_rule_fires_only_after_three_minutes_above_five_percen
     assert (before.verdict, after.verdict) == (PENDING, FAIL)
 
 
+def test_judging_a_moment_after_the_look_reads_the_same_window() -> None:
+    evidence = seen((180, failing(1), STABLE))
+    assert all_of(evidence, now=T0 + timedelta(seconds=181))[Trigger.ERRORS].fired_literal
+
+
 def test_one_good_stretch_begins_the_wait_of_the_letter_anew_but_not_that_of_the_guard() -> None:
     errors = all_of(seen((130, failing(5), STABLE), (35, FINE, STABLE), (30, failing(5), STABLE)))[Trigger.ERRORS]
     assert (errors.fired_literal, errors.fired_guard) == (False, True)
@@ -158,6 +163,11 @@ def test_with_all_traffic_on_the_candidate_it_is_judged_alone() -> None:
 def test_a_history_of_some_errors_raises_what_the_candidate_may_have() -> None:
     history = SlotSample(100, 3)
     assert all_of(seen((100, FINE, history)))[Trigger.ERRORS].samples["p0"] > 0.03
+
+
+def test_a_stable_version_with_little_traffic_allows_no_more_than_the_documented_threshold() -> None:
+    errors = all_of(seen((1, failing(6), SlotSample(10))), weight=50)[Trigger.ERRORS]
+    assert (errors.samples["p0"], errors.verdict) == (POLICY.errors.threshold, FAIL)
 
 
 # --- health, restarts, latency, saturation -----------------------------------------------------
