@@ -260,7 +260,7 @@ def _word(text: object) -> str:
     return "".join(c for c in str(text)[:20] if c.isalpha()) or "something unreadable"
 
 
-def servicehealth_body(platform: Platform, name: str) -> Mapping[str, Any]:
+def service_health_body(platform: Platform, name: str) -> Mapping[str, Any]:
     """The service's own ``/health`` body, or ``{"status": "unreachable", "reason": …}``."""
     try:
         answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
@@ -274,7 +274,7 @@ def all_health_bodies(platform: Platform) -> dict[str, Mapping[str, Any]]:
     """``service_health_body`` of every service, asked side by side."""
     names = sorted(platform.catalog.services)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return dict(zip(names, pool.map(lambda n: servicehealth_body(platform, n), names), strict=True))
+        return dict(zip(names, pool.map(lambda n: service_health_body(platform, n), names), strict=True))
 
 
 @always_answers
