@@ -121,10 +121,10 @@ def version_of(answer: ProbeResult) -> str:
 
 
 class Load:
-    """Open-loop: a request each 1/RATE second, whether earlier ones were answered or not."""
+    """Open-loop: a request each 1/``rate`` second, whether earlier ones were answered or not."""
 
-    def __init__(self, runtime: Runtime, name: str, path: str) -> None:
-        self._runtime, self._name, self._path = runtime, name, path
+    def __init__(self, runtime: Runtime, name: str, path: str, rate: float = RATE) -> None:
+        self._runtime, self._name, self._path, self._rate = runtime, name, path, rate
         self._futures: list[Future[tuple[float, ProbeResult]]] = []
         self._stop = threading.Event()
 
@@ -132,7 +132,7 @@ class Load:
         with ThreadPoolExecutor(max_workers=64) as pool:
             began = time.monotonic()
             for number in itertools.count():
-                if self._stop.wait(max(0.0, began + number / RATE - time.monotonic())):
+                if self._stop.wait(max(0.0, began + number / self._rate - time.monotonic())):
                     return
                 self._futures.append(pool.submit(self._request))
 
@@ -161,8 +161,8 @@ class Load:
 
 
 @contextmanager
-def load(runtime: Runtime, name: str, path: str = "/work?wait=0.02") -> Iterator[Load]:
-    generator = Load(runtime, name, path)
+def load(runtime: Runtime, name: str, path: str = "/work?wait=0.02", rate: float = RATE) -> Iterator[Load]:
+    generator = Load(runtime, name, path, rate)
     thread = threading.Thread(target=generator.run)
     thread.start()
     try:
