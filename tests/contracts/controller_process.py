@@ -26,7 +26,7 @@ from dr_platform.metrics.envoy import EnvoyTraffic
 from dr_platform.rollout.controller import Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Event, Record
+from dr_platform.rollout.record import Event, Phase, Record
 from dr_platform.runtime.local.records import LocalRecords, PortRange
 from dr_platform.runtime.local.runtime import LocalRuntime
 from tests.contracts.local import LocalHarness
@@ -37,7 +37,9 @@ CHANGES = ("apply", "route", "retire", "replace", "write_record")
 @dataclass(frozen=True)
 class Orders:
     """``dies_in``: it sends itself SIGKILL ``dies_after_s`` after it has saved a record of that phase.
-    ``stops_before``: it sends itself SIGSTOP once, between its decision and that change."""
+    ``stops_in``, ``stops_before``: it sends itself SIGSTOP once, after it has saved a record of that
+    phase, or between its decision and that change. It does so itself because one that is stopped from
+    outside may hold a lock of the records, which nobody else can then change."""
 
     folder: str
     port_offset: int
@@ -49,6 +51,7 @@ class Orders:
     keep_warm_s: float = 60.0
     dies_in: str | None = None
     dies_after_s: float = 0.0
+    stops_in: str | None = None
     stops_before: str | None = None
 
     def argv(self) -> list[str]:
@@ -72,7 +75,7 @@ class Watched:
 
     def __init__(self, runtime: LocalRuntime, orders: Orders, journal: Lines) -> None:
         self._runtime, self._orders, self._journal = runtime, orders, journal
-        self._stops_before = orders.stops_before
+        self._stops = orders.stops_in is not None or orders.stops_before is not None
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._runtime, name)
@@ -85,30 +88,35 @@ class Watched:
 
     def _change(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def change(*args: Any) -> Any:
-            if self._stops_before == name:
-                self._stops_before = None
-                self._journal.add(what="stopped")
-                os.kill(os.getpid(), signal.SIGSTOP)
+            if name == self._orders.stops_before:
+                self._stop_once()
             try:
                 result = method(*args)
             except Exception as exc:
                 self._journal.add(what="refused", change=name, why=type(exc).__name__)
                 raise
             self._journal.add(what=name)
-            if name == "write_record":
-                self._die_if_told(args[1])
+            if name == "write_record" and (rollout := Record.from_text(args[1]).rollout) is not None:
+                self._saved(rollout.phase)
             return result
 
         return change
 
-    def _die_if_told(self, body: str) -> None:
-        rollout = Record.from_text(body).rollout
-        if rollout is None or rollout.phase != self._orders.dies_in:
+    def _saved(self, phase: Phase) -> None:
+        if phase == self._orders.stops_in:
+            self._stop_once()
+        if phase != self._orders.dies_in:
             return
         if self._orders.dies_after_s:
             threading.Timer(self._orders.dies_after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
         else:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _stop_once(self) -> None:
+        if self._stops:
+            self._stops = False
+            self._journal.add(what="stopped")
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main() -> None:
@@ -119,7 +127,11 @@ def main() -> None:
     runtime = Watched(harness.runtime, orders, Lines(harness.folder / "journal", orders.driver))
     told = Lines(harness.folder / "told", orders.driver)
     known = LocalRecords(harness.state.runtime_database, clock, ports)
-    patience = Patience(start=timedelta(seconds=20), keep_warm=timedelta(seconds=orders.keep_warm_s))
+    patience = Patience(
+        start=timedelta(seconds=20),
+        extension=timedelta(seconds=1),
+        keep_warm=timedelta(seconds=orders.keep_warm_s),
+    )
     asked = SimpleNamespace(runtime=runtime, clock=clock)  # all that the smoke tests need of a platform
 
     def tell(event: Event) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.contract
 
 PORT_OFFSET = 8_200
 PORTS = PortRange(15_200, 600)
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +134,10 @@ def test_killed_in_the_midst_of_every_phase_of_a_good_rollout_the_last_successor
 def test_a_controller_that_was_stopped_until_its_lease_lapsed_changes_nothing_when_it_goes_on(
     delivery: Delivery,
 ) -> None:
-    old = delivery.controller("old")
+    old = delivery.controller("old", stops_in=Phase.BAKE.value)
     with load(delivery.runtime, delivery.name) as requests:
         intent = delivery.ask(delivery.intent())
-        delivery.until_in(Phase.BAKE)
-        old.send(signal.SIGSTOP)
+        until(lambda: of(delivery, old.orders.driver, "stopped"))
         new = delivery.controller("new")
         until(lambda: delivery.record.epoch == 2)
         before = len(of(delivery, old.orders.driver))
@@ -191,9 +192,12 @@ def test_a_killed_follower_changes_nothing_and_a_rollback_to_the_warm_version_lo
 ) -> None:
     delivery.controller("a")
     with load(delivery.runtime, delivery.name) as requests:
-        intent = delivery.ask(delivery.intent())
-        follower = multiprocessing.get_context("fork").Process(target=followed, args=(delivery, intent.id))
+        intent, follows = delivery.intent(), SPAWN.Event()
+        arguments = (delivery.harness.folder, delivery.name, intent.id, follows)
+        follower = SPAWN.Process(target=followed, args=arguments)
         follower.start()
+        until(follows.is_set)
+        delivery.ask(intent)
         delivery.until_in(Phase.BAKE)
         follower.kill()
         follower.join()
@@ -210,5 +214,6 @@ def test_a_killed_follower_changes_nothing_and_a_rollback_to_the_warm_version_lo
     print(f"\nrollback to the warm version: {seconds:.2f} s, {requests.sent} requests, none lost")
 
 
-def followed(delivery: Delivery, intent: str) -> None:
-    follow(delivery.runtime, delivery.name, intent, SystemClock(), 60.0)
+def followed(folder: Path, name: str, intent: str, follows: Event) -> None:
+    runtime = LocalHarness(folder, PORT_OFFSET, PORTS).runtime
+    follow(runtime, name, intent, SystemClock(), 60.0, lambda _line: follows.set())
