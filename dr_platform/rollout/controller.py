@@ -39,7 +39,7 @@ from dr_platform.rollout.guards import GuardPolicy, enough_to_promote, evaluate,
 from dr_platform.rollout.record import Event, Phase, Record, Rollout, Smoke
 from dr_platform.rollout.sampling import Looked, Sampler
 from dr_platform.rollout.window import Evidence
-from dr_platform.runtime.port import Observed, Runtime, StaleRecord, Workload
+from dr_platform.runtime.port import Lease, Observed, Runtime, StaleRecord, Workload
 from dr_platform.verdict import Progress, silent
 
 LEASE = "controller"
@@ -84,7 +84,10 @@ class Controller:
     clock: Clock
     driver: str
     progress: Progress = silent
+    lease_ttl: timedelta = LEASE_TTL
+    """So long nobody acts after the one that acts was killed."""
     _sampler: Sampler = field(init=False)
+    _lease: Lease | None = field(init=False, default=None)
     _lease_until: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ class Controller:
             except PlatformError as exc:
                 self.progress(f"controller: {exc.what}")
             self.clock.sleep(max(0.02, look_s - (self.clock.monotonic() - began)))
+        self._give_back()
 
     def tick(self) -> bool:
         """One look at every service that needs one; false when another controller holds the lease."""
@@ -115,10 +119,20 @@ class Controller:
 
     def _renew(self) -> bool:
         before = self.clock.monotonic()
-        lease = self.runtime.acquire_lease(LEASE, self.driver, LEASE_TTL)
+        self._lease = self.runtime.acquire_lease(LEASE, self.driver, self.lease_ttl)
         # Counted from before the call, on a clock that never jumps.
-        self._lease_until = before + LEASE_TTL.total_seconds() if lease else 0.0
-        return lease is not None
+        self._lease_until = before + self.lease_ttl.total_seconds() if self._lease else 0.0
+        return self._lease is not None
+
+    def _give_back(self) -> None:
+        """A successor need not wait for the lease of one that ended in order."""
+        if self._lease is None:
+            return
+        try:
+            self.runtime.release_lease(self._lease)
+        except PlatformError as exc:
+            self.progress(f"controller: {exc.what}")
+        self._lease = None
 
     def _require_lease(self) -> None:
         """A process that was stopped and goes on finds out here, before it acts."""

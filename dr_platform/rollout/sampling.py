@@ -48,13 +48,21 @@ class Sampler:
     _restarts: dict[str, int] = field(default_factory=dict)
 
     def look(self, service: Service, rollout: Rollout, observed: Observed, now: datetime) -> Looked:
-        """Takes at most a few seconds: every probe has its own limit."""
+        """Takes at most a few seconds: every probe has its own limit.
+
+        What a candidate answers before it has a share of the traffic is not counted: all of it are our
+        own requests, and the router refuses those until it has seen the candidate ready by itself. The
+        smoke tests judge it until then.
+        """
         windows = self._windows(service.name)
         candidate = rollout.candidate.slot
         probes = self._probes(service, rollout)
         restarts = self._new_restarts(rollout, observed)
         sides = {slot: self._side(service, windows[slot], slot, candidate, probes, restarts) for slot in Slot}
-        sample = Sample(at=now, candidate=sides[candidate], stable=sides[candidate.other])
+        own = sides[candidate]
+        if own is not None and rollout.max_weight == 0:
+            own = SlotSample(restarts=own.restarts)
+        sample = Sample(at=now, candidate=own, stable=sides[candidate.other])
         seen = [window for window in windows.values() if window is not None]
         health = probes.get(HEALTH)
         stable = probes.get("stable")
