@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ def platform_under_test() -> Iterator[Delivery]:
         try:
             harness.bring_up()
             with delivered(harness) as delivery:
+                delivery.output = subprocess.DEVNULL
                 # As shipped: one look a second, a lease of 15 s.
                 delivery.controller("bench", look_s=LOOK_S, lease_s=15.0)
                 yield delivery

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from dr_platform.catalog import Service
@@ -29,6 +29,7 @@ from tests.contracts.controller_process import Orders
 from tests.contracts.local import LocalHarness
 from tests.contracts.runtime import ALL_BLUE, Load, a_service, a_workload, deploy, until
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = canary((50, 100), 2, 1.5)
 _numbers = itertools.count(1)
 
@@ -64,6 +65,8 @@ class Delivery:
 
     harness: LocalHarness
     service: Service = field(default_factory=a_service)
+    output: int | None = None
+    """Where controllers say what they do, as ``subprocess`` takes it; ``None``: where the caller does."""
     _processes: list[Process] = field(default_factory=list)
 
     @property
@@ -91,12 +94,10 @@ class Delivery:
 
     def controller(self, driver: str, **orders: Any) -> Process:
         ports = self.harness.ports
-        given = Orders(
-            str(self.harness.folder), self.harness.port_offset, ports.first, ports.size, f"{driver}-{self.name}"
-        )
-        given = Orders(**(given.__dict__ | orders))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."])}
-        process = Process(given, subprocess.Popen(given.argv(), env=environment))
+        name = f"{driver}-{self.name}"
+        given = Orders(str(self.harness.folder), self.harness.port_offset, ports.first, ports.size, name, **orders)
+        popen = subprocess.Popen(given.argv(), cwd=ROOT, stdout=self.output)
+        process = Process(given, popen)
         self._processes.append(process)
         return process
 

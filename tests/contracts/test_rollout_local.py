@@ -26,6 +26,10 @@ pytestmark = pytest.mark.contract
 
 PORT_OFFSET = 8_200
 PORTS = PortRange(15_200, 600)
+SHORT_S = 0.7
+"""Leases of controllers that a successor waits for."""
+LONG_S = 15.0
+"""Leases that must not lapse on a busy machine while another controller waits: it would act by right."""
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -52,7 +56,7 @@ def complete(weights: Weights | None) -> bool:
 
 def test_of_two_controllers_one_acts_and_promotes_a_good_canary_without_losing_a_request(delivery: Delivery) -> None:
     for driver in ("a", "b"):
-        delivery.controller(driver, lease_s=10.0)
+        delivery.controller(driver, lease_s=LONG_S)
     until(lambda: len({line["driver"] for line in delivery.journal()}) == 2)
     with load(delivery.runtime, delivery.name) as requests:
         outcome = delivery.outcome(delivery.ask(delivery.intent()))
@@ -89,7 +93,7 @@ BACKWARD = (Phase.REVERT_CAPACITY, Phase.REVERT_TRAFFIC, Phase.REVERT_VERIFY, Ph
 
 def killed_in(delivery: Delivery, phase: Phase, **orders: float) -> None:
     """A controller takes the rollout to this phase, and is gone."""
-    process = delivery.controller(phase.value, dies_in=phase.value, lease_s=1.0, **orders)
+    process = delivery.controller(phase.value, dies_in=phase.value, lease_s=SHORT_S, **orders)
     until(process.killed, 40.0)
     assert complete(delivery.weights)
 
@@ -104,7 +108,7 @@ def test_killed_in_every_phase_of_a_bad_rollout_the_last_successor_takes_it_back
             rollout = delivery.record.rollout
             assert rollout is not None
             assert rollout.phase is phase
-        delivery.controller("last", lease_s=1.0)
+        delivery.controller("last", lease_s=SHORT_S)
         outcome = delivery.outcome(intent)
     assert outcome.result == "rolled_back"
     assert delivery.weights == ALL_BLUE
@@ -122,7 +126,7 @@ def test_killed_in_the_midst_of_every_phase_of_a_good_rollout_the_last_successor
         intent = delivery.ask(delivery.intent())
         for phase in FORWARD:
             killed_in(delivery, phase, dies_after_s=0.04)
-        delivery.controller("last", lease_s=1.0)
+        delivery.controller("last", lease_s=SHORT_S)
         outcome = delivery.outcome(intent)
     assert outcome.result == "promoted"
     assert delivery.weights == ALL_GREEN
@@ -134,11 +138,11 @@ def test_killed_in_the_midst_of_every_phase_of_a_good_rollout_the_last_successor
 def test_a_controller_that_was_stopped_until_its_lease_lapsed_changes_nothing_when_it_goes_on(
     delivery: Delivery,
 ) -> None:
-    old = delivery.controller("old", stops_in=Phase.BAKE.value)
+    old = delivery.controller("old", stops_in=Phase.BAKE.value, lease_s=SHORT_S)
     with load(delivery.runtime, delivery.name) as requests:
         intent = delivery.ask(delivery.intent())
         until(lambda: of(delivery, old.orders.driver, "stopped"))
-        new = delivery.controller("new")
+        new = delivery.controller("new", lease_s=LONG_S)
         until(lambda: delivery.record.epoch == 2)
         before = len(of(delivery, old.orders.driver))
         old.send(signal.SIGCONT)
@@ -153,11 +157,11 @@ def test_a_controller_that_was_stopped_until_its_lease_lapsed_changes_nothing_wh
 
 
 def test_a_route_change_of_a_controller_that_was_stopped_after_its_decision_is_refused(delivery: Delivery) -> None:
-    old = delivery.controller("old", stops_before="route")
+    old = delivery.controller("old", stops_before="route", lease_s=SHORT_S)
     with load(delivery.runtime, delivery.name) as requests:
         intent = delivery.ask(delivery.intent())
         until(lambda: of(delivery, old.orders.driver, "stopped"))
-        delivery.controller("new")
+        delivery.controller("new", lease_s=LONG_S)
         outcome = delivery.outcome(intent)
         old.send(signal.SIGCONT)
         until(lambda: of(delivery, old.orders.driver, "refused"))
