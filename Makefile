@@ -75,10 +75,44 @@ dev: $(VENV)/run ## Bring the platform up and reload services and definitions wh
 demo: $(VENV)/run ## Talk with the platform in the terminal
 	@$(DRP) demo
 
+.PHONY: demo-delivery
+demo-delivery: $(VENV)/run ## Watch a good release promoted, and a bad one caught and reverted by itself
+	@$(DRP) demo-delivery
+
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
 	@$(PYTEST) -m "not e2e and not install and not vault and not monitoring" -n 2 --dist loadfile
 	@$(PYTEST) -m e2e
+
+# What runs is validated by suites of checks; what they find stands in Dagster's UI as well.
+.PHONY: test-all test-smoke test-integration test-hipaa test-ai test-security test-performance
+test-all: $(VENV)/run ## Run every check of the running platform; the last line is its performance
+	@$(DRP) check
+test-smoke: $(VENV)/run ## Ask every documented address of every service
+	@$(DRP) check --suite smoke
+test-integration: $(VENV)/run ## Send a conversation and a task through all services they need
+	@$(DRP) check --suite integration
+test-hipaa: $(VENV)/run ## Check audit, encryption and access of databases and services
+	@$(DRP) check --suite hipaa
+test-ai: $(VENV)/run ## Measure retrieval, latency, and what is said in a crisis
+	@$(DRP) check --suite ai
+test-security: $(VENV)/run ## Try listeners, secrets, tokens and well-known logins
+	@$(DRP) check --suite security
+test-performance: $(VENV)/run ## Judge every promise of the catalog under a stated load
+	@$(DRP) check --suite performance
+
+# With every check and what it measured, and for another environment: test-hipaa-verbose, test-hipaa-staging.
+SUITES := smoke integration hipaa ai security performance
+VERBOSE := test-all-verbose $(SUITES:%=test-%-verbose)
+STAGING := test-all-staging $(SUITES:%=test-%-staging)
+.PHONY: $(VERBOSE) $(STAGING) security-scan-staging health-check-production
+$(VERBOSE): $(VENV)/run
+	@$(DRP) check $(patsubst %,--suite %,$(filter-out all,$(@:test-%-verbose=%))) --verbose
+$(STAGING): $(VENV)/run
+	@$(DRP) --env staging check $(patsubst %,--suite %,$(filter-out all,$(@:test-%-staging=%)))
+security-scan-staging: test-security-staging ## The same as test-security-staging
+health-check-production: $(VENV)/run ## Ask every service of production how it is
+	@$(DRP) --env production health
 
 .PHONY: test-install
 test-install: $(VENV)/test ## Bring the platform up as root and as an ordinary user, with and without Go, Java and Maven
@@ -110,6 +144,10 @@ format: $(VENV)/test ## Format the code
 .PHONY: bench
 bench: $(VENV)/test ## Measure, print, and write docs/benchmarks.md
 	@$(BIN)/python scripts/bench.py
+
+.PHONY: bench-delivery
+bench-delivery: $(VENV)/test ## Measure how fast bad releases are taken back, into docs/benchmarks.md
+	@$(BIN)/python scripts/bench_delivery.py
 
 .PHONY: lock
 lock: $(VENV)/made ## Resolve the dependencies again, with hashes and without addresses

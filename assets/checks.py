@@ -5,7 +5,8 @@ from itertools import groupby
 
 import dagster as dg
 
-from dr_platform.health import Look, looks
+from dr_platform.health import looks
+from dr_platform.look import Look
 from dr_platform.platform import Platform
 from dr_platform.resources import check_result, key_of
 from dr_platform.watch import RUN_BUDGET_S, look_at_all

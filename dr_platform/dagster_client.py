@@ -3,13 +3,14 @@ second, and works against an instance of another process or machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+from dr_platform.verdict import Measure
 
 if TYPE_CHECKING:
     import httpx
@@ -66,13 +67,14 @@ EventKind = Literal["started", "materialized", "check", "failure", "log", "ended
 @dataclass(frozen=True)
 class RunEvent:
     """One thing a run did. ``asset`` is a path such as ``services/billing``; ``passed`` belongs to
-    checks and to the end of the run."""
+    checks and to the end of the run, ``measurements`` to checks."""
 
     kind: EventKind
     asset: str = ""
     text: str = ""
     check: str = ""
     passed: bool | None = None
+    measurements: Mapping[str, Measure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,20 +114,26 @@ class DagsterClient:
         return message.strip().splitlines()[0][:300]
 
     def launch_job(self, job: str, selection: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Queue a run and return its id. ``selection`` is an asset or a layer. A code location that is
-        being started anew is waited for."""
+        """Queue a run and return its id. ``selection`` is an asset or a layer, with the checks that the
+        job has for it. A code location that is being started anew is waited for."""
+        return self._queue(job, self._assets(selection) if selection is not None else {}, tags or {})
+
+    def launch_checks(self, checks: Iterable[tuple[str, str]], tags: Mapping[str, str] | None = None) -> str:
+        """Queue a run of these checks, each an asset's path and a name, and of nothing else."""
+        wanted = [{"assetKey": {"path": asset.split("/")}, "name": check} for asset, check in checks]
+        return self._queue("health", {"assetSelection": [], "assetCheckSelection": wanted}, tags or {})
+
+    def _queue(self, job: str, selected: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         selector: dict[str, Any] = {
             "repositoryLocationName": LOCATION,
             "repositoryName": REPOSITORY,
             "jobName": job,
+            **selected,
         }
-        if selection is not None:
-            assets, checks = self._select(selection)
-            selector |= {"assetSelection": [] if job == "health" else assets, "assetCheckSelection": checks}
         params = {
             "selector": selector,
             "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
         }
         # A request that was lost on its way is not repeated: its run may have been queued.
         answer = self._patiently(lambda: self._launch(params), CodeLocationAway)
@@ -143,19 +151,14 @@ class DagsterClient:
             return CodeLocationAway(self._url, "its code location is away")
         return DagsterRefused(message.strip().splitlines()[0][:300] if message.strip() else "without a reason")
 
-    def _select(self, selection: str) -> tuple[list[dict], list[dict]]:
+    def _assets(self, selection: str) -> dict[str, Any]:
         nodes = self._patiently(lambda: self._ask(_NODES), CodeLocationAway)["assetNodes"]
-        wanted = tuple(selection.strip("/").split("/"))
-        chosen = [n for n in nodes if tuple(n["assetKey"]["path"])[: len(wanted)] == wanted]
+        paths = [n["assetKey"]["path"] for n in nodes]
+        wanted = selection.strip("/").split("/")
+        chosen = [{"path": path} for path in paths if path[: len(wanted)] == wanted]
         if not chosen:
-            raise UnknownSelection(selection, tuple(sorted({n["assetKey"]["path"][0] for n in nodes})))
-        assets = [{"path": n["assetKey"]["path"]} for n in chosen]
-        checks = [
-            {"assetKey": {"path": n["assetKey"]["path"]}, "name": check["name"]}
-            for n in chosen
-            for check in n["assetChecksOrError"].get("checks", [])
-        ]
-        return assets, checks
+            raise UnknownSelection(selection, tuple(sorted({path[0] for path in paths})))
+        return {"assetSelection": chosen}
 
     def follow(self, run_id: str) -> Iterator[RunEvent]:
         """Everything the run does, until it has ended; the last event is ``ended``. A webserver that
@@ -275,7 +278,8 @@ def _event(raw: Mapping[str, Any], names: Mapping[str, str]) -> RunEvent | None:
         case "AssetCheckEvaluationEvent":
             found = raw["evaluation"]
             text = found.get("description") or ""
-            return RunEvent("check", _path(found["assetKey"]), text, found["checkName"], found["success"])
+            measured = dict(_measures(found["metadataEntries"]))
+            return RunEvent("check", _path(found["assetKey"]), text, found["checkName"], found["success"], measured)
         case "ExecutionStepFailureEvent":
             return RunEvent("failure", names.get(step, step), _reason(raw))
         case "RunFailureEvent":
@@ -287,6 +291,13 @@ def _event(raw: Mapping[str, Any], names: Mapping[str, str]) -> RunEvent | None:
             return RunEvent("log", names.get(step, step), raw["message"])
         case _:
             return None
+
+
+def _measures(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Measure]]:
+    for entry in entries:
+        values = (entry.get(name) for name in ("floatValue", "intValue", "boolValue", "text"))
+        if (value := next((v for v in values if v is not None), None)) is not None:
+            yield entry["label"], value
 
 
 def _step_of(key: Mapping[str, Any]) -> str:
@@ -322,7 +333,9 @@ _EVENTS = """query($run: ID!, $cursor: String) { runOrError(runId: $run) { ... o
   logsForRun(runId: $run, afterCursor: $cursor, limit: 1000) { ... on EventConnection { cursor hasMore events {
     __typename ... on MessageEvent { message level stepKey }
     ... on MaterializationEvent { assetKey { path } metadataEntries { label ... on TextMetadataEntry { text } } }
-    ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success description } }
+    ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success description
+      metadataEntries { label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue }
+      ... on FloatMetadataEntry { floatValue } ... on BoolMetadataEntry { boolValue } } } }
     ... on ExecutionStepFailureEvent { error { message causes { message } } failureMetadata { description } }
     ... on RunFailureEvent { error { message causes { message } } } } } } }"""
 _LATEST = """query($keys: [AssetKeyInput!]!) { assetsLatestInfo(assetKeys: $keys) {

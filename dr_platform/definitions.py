@@ -30,7 +30,7 @@ from sensors.runs import run_sensors
 
 def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
-    jobs = asset_jobs()
+    jobs = asset_jobs(platform)
     remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
     deliveries = delivery_jobs(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)

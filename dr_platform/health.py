@@ -8,15 +8,14 @@ times, never field values of a service or a row.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from dr_platform import open_incidents
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
+from dr_platform.look import Look, always_answers, health_body
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
 from dr_platform.rollout.record import Record
@@ -31,25 +30,8 @@ REFUSALS = (401, 403)
 REQUIRED_COMPLIANCE = ("hipaa_audit_enabled", "encryption_active", "access_controls_active")
 """Fields of the health response's compliance block (second guide, "Health Check Response")."""
 
-P = ParamSpec("P")
 
-
-def _always_answers(
-    look: Callable[Concatenate[Platform, P], Verdict],
-) -> Callable[Concatenate[Platform, P], Verdict]:
-    @functools.wraps(look)
-    def safe(platform: Platform, *args: P.args, **kwargs: P.kwargs) -> Verdict:
-        try:
-            return look(platform, *args, **kwargs)
-        except PlatformError as exc:
-            return Verdict.unknown(exc.what)
-        except Exception as exc:  # noqa: BLE001 - a check that raises would hide its neighbours' verdicts
-            return Verdict.unknown(type(exc).__name__)  # the type only: its text may quote data
-
-    return safe
-
-
-@_always_answers
+@always_answers
 def runtime_verdict(platform: Platform) -> Verdict:
     """Supervisor and keeper run, and no process has been given up on."""
     processes = platform.supervisor.processes()
@@ -63,7 +45,7 @@ def runtime_verdict(platform: Platform) -> Verdict:
     return Verdict(True, f"{len(processes)} processes supervised", measurements)
 
 
-@_always_answers
+@always_answers
 def ports_verdict(platform: Platform) -> Verdict:
     """No documented port is held by a foreign program."""
     from dr_platform.bring_up import check_ports
@@ -76,7 +58,7 @@ def ports_verdict(platform: Platform) -> Verdict:
     return Verdict(True, outcome.describe(), outcome.measurements())
 
 
-@_always_answers
+@always_answers
 def router_verdict(platform: Platform) -> Verdict:
     """The router answers, and uses exactly the weights and the notices that were written."""
     drifted, blind, suspended = [], [], 0
@@ -113,7 +95,7 @@ def _routing(routing: InUse) -> str:
     return f"{weights} suspended" if routing.notice else weights
 
 
-@_always_answers
+@always_answers
 def operations_verdict(platform: Platform) -> Verdict:
     """The operations database answers, is current, and the evidence chain is whole."""
     started = platform.clock.monotonic()
@@ -128,7 +110,7 @@ def operations_verdict(platform: Platform) -> Verdict:
     return Verdict(True, f"evidence chain of {entries} entries is whole", measurements)
 
 
-@_always_answers
+@always_answers
 def database_verdict(platform: Platform, name: str) -> Verdict:
     """The server answers a simple query within the latency that the catalog promises."""
     from dr_platform.bring_up import unavailable_reason
@@ -167,7 +149,7 @@ def _best_latency(database: ManagedDatabase, limit_ms: float) -> float:
     return best
 
 
-@_always_answers
+@always_answers
 def database_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     """Access, authentication and audit properties, measured at the server itself."""
     database = platform.connect(name, "admin")
@@ -201,7 +183,7 @@ def _judge_findings(findings: Sequence[Finding], waivers: Mapping[str, str]) -> 
     return Verdict(True, f"{good} of {len(findings)} properties hold{shown}", measurements)
 
 
-@_always_answers
+@always_answers
 def schema_verdict(platform: Platform, name: str) -> Verdict:
     """The applied migrations are exactly the files of the catalog, unedited."""
     from dr_platform.databases.schema import plan, read_steps
@@ -220,7 +202,7 @@ def schema_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, f"schema {current} as in the catalog", measurements)
 
 
-@_always_answers
+@always_answers
 def service_verdict(platform: Platform, name: str) -> Verdict:
     """All wanted replicas are ready, and the service itself says that it is healthy."""
     observed = platform.runtime.observe(name)
@@ -236,7 +218,7 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
         return Verdict(False, why, measurements)
     answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
     measurements["latency_ms"] = round(answer.latency_ms, 2)
-    body = _health_body(answer)
+    body = health_body(answer)
     if body is None:
         return Verdict(False, f"/health: {answer.reason or f'HTTP {answer.status}'}", measurements)
     sick = sorted(k for k, v in body.get("dependencies", {}).items() if v != "healthy")
@@ -257,12 +239,12 @@ def _serving(record: Record, observed: Observed) -> list[SlotStatus]:
     return [observed.slots[record.stable.slot]]
 
 
-@_always_answers
+@always_answers
 def service_hipaa_verdict(platform: Platform, name: str) -> Verdict:
     """Audit, encryption and access control are active, as the service measures them itself, and the
     service refuses a request without a token, as seen from outside (45 CFR 164.312(a), (b), (d))."""
     answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
-    body = _health_body(answer)
+    body = health_body(answer)
     if body is None:
         return Verdict(None, f"/health: {answer.reason or f'HTTP {answer.status}'}")
     compliance = body.get("compliance", {})
@@ -290,17 +272,6 @@ def _as_stranger(platform: Platform, name: str) -> ProbeResult:
     return platform.runtime.probe(name, PROTECTED, max(Slot, key=observed.weights.of), timeout_s=PROBE_S)
 
 
-def _health_body(answer: ProbeResult) -> Mapping[str, Any] | None:
-    """A health response is JSON whatever its status code; anything else is no health response."""
-    if answer.status is None:
-        return None
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) and "status" in body else None
-
-
 def _word(text: object) -> str:
     """A word of a service's answer that is safe to show: letters only, short."""
     return "".join(c for c in str(text)[:20] if c.isalpha()) or "something unreadable"
@@ -312,7 +283,7 @@ def service_health_body(platform: Platform, name: str) -> Mapping[str, Any]:
         answer = platform.runtime.probe(name, "/health", timeout_s=PROBE_S)
     except PlatformError as exc:
         return {"status": "unreachable", "reason": exc.what}
-    body = _health_body(answer)
+    body = health_body(answer)
     return body or {"status": "unreachable", "reason": answer.reason or f"HTTP {answer.status}"}
 
 
@@ -323,7 +294,7 @@ def all_health_bodies(platform: Platform) -> dict[str, Mapping[str, Any]]:
         return dict(zip(names, pool.map(lambda n: service_health_body(platform, n), names), strict=True))
 
 
-@_always_answers
+@always_answers
 def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     """The store holds exactly the set's articles, and was compared with them recently enough."""
     from dr_platform.knowledge.seeding import freshness, pending_changes
@@ -344,7 +315,7 @@ def knowledge_store_verdict(platform: Platform, name: str) -> Verdict:
     return Verdict(True, "equals its source", measurements)
 
 
-@_always_answers
+@always_answers
 def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     """The set's labelled questions find their documents well enough, and fast enough."""
     from dr_platform.knowledge.evaluate import evaluate_set
@@ -355,21 +326,10 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
     return report.verdict()
 
 
-@dataclass(frozen=True)
-class Look:
-    """One check of one asset. ``severe`` failures are errors, others warnings."""
-
-    asset: tuple[str, str]
-    check: str
-    description: str
-    verdict: Callable[[], Verdict]
-    severe: bool = True
-    after: tuple[tuple[str, str], ...] = ()
-    """Assets that must be there before the look means anything, besides its own."""
-
-
 def looks(platform: Platform) -> tuple[Look, ...]:
     """Every check of every asset: the one list that Dagster, sensors and the command share."""
+    from dr_platform.validation.looks import validation_looks
+
     held_to_hipaa = platform.environment.compliance.rank > 0
     found = [
         Look(("infrastructure", name), "healthy", text, functools.partial(verdict, platform))
@@ -394,7 +354,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
         found += _service_looks(platform, name, held_to_hipaa)
     for name in platform.catalog.knowledge:
         found += _knowledge_looks(platform, name)
-    return (*found, *_incident_looks(platform))
+    return (*found, *validation_looks(platform), *_incident_looks(platform))
 
 
 def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
@@ -483,7 +443,7 @@ def _incident_looks(platform: Platform) -> list[Look]:
     ]
 
 
-@_always_answers
+@always_answers
 def ledger_verdict(platform: Platform) -> Verdict:
     """Every incident can be read."""
     from dr_platform.incidents import BrokenIncident
@@ -495,7 +455,7 @@ def ledger_verdict(platform: Platform) -> Verdict:
     return Verdict(True, found.describe(), found.measurements())
 
 
-@_always_answers
+@always_answers
 def assessments_verdict(platform: Platform) -> Verdict:
     """No incident waits for the signature under its breach assessment."""
     found = open_incidents.look(platform.incidents)
@@ -504,7 +464,7 @@ def assessments_verdict(platform: Platform) -> Verdict:
     return Verdict(True, "no breach assessment is pending", found.measurements())
 
 
-@_always_answers
+@always_answers
 def fleet_verdict(platform: Platform) -> Verdict:
     """Every service has the replicas that the release wants, and no other service is there."""
     missing = []

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dr_platform.evidence import EvidenceLog
     from dr_platform.incidents import IncidentLedger
     from dr_platform.metrics.port import TrafficSource
+    from dr_platform.reference_service.client import ServiceClient
     from dr_platform.runtime.local.runtime import LocalRuntime
     from dr_platform.runtime.local.supervisor import Supervisor
 
@@ -253,6 +254,13 @@ class Platform:
         from dr_platform.secrets.embedded import EmbeddedSecretStore
 
         return EmbeddedSecretStore(self.state.secrets)
+
+    @cached_property
+    def client(self) -> ServiceClient:
+        """The services as somebody outside of them calls them, through the router."""
+        from dr_platform.reference_service.client import ServiceClient
+
+        return ServiceClient(self.catalog, self.secrets, self.port_offset, subject="platform-checks", clock=self.clock)
 
     @cached_property
     def system_database(self) -> SystemPostgres:

@@ -17,7 +17,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dr_platform.aftercare import Called, WentBack
 from dr_platform.delivery import figures
 from dr_platform.errors import PlatformError, TemporaryFailure
-from dr_platform.health import Look
+from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
 from dr_platform.remediation import Condition, Target, Trail
 from dr_platform.remedy import Remedy
@@ -81,6 +81,20 @@ def materialized(outcome: Outcome, key: Iterable[str] | None = None) -> dg.Mater
 
 def key_of(look: Look) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(dg.AssetKey(list(look.asset)), look.check)
+
+
+def cheap(looks: Iterable[Look]) -> list[Look]:
+    """What belongs to every run that brings something up."""
+    return [look for look in looks if look.cost is Cost.CHEAP]
+
+
+def loadless(looks: Iterable[Look]) -> list[Look]:
+    """What may be looked at without anybody asking for it."""
+    return [look for look in looks if look.cost is not Cost.LOAD]
+
+
+def selection_of(looks: Iterable[Look]) -> dg.AssetSelection:
+    return dg.AssetSelection.checks(*(key_of(look) for look in looks))
 
 
 def severity_of(look: Look) -> dg.AssetCheckSeverity:
@@ -218,7 +232,7 @@ def attempt_request(remedy: Remedy, looks: Iterable[Look]) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{name}:{remedy.episode}:{remedy.number}",
         asset_selection=[dg.AssetKey(list(remedy.target))],
-        asset_check_keys=[key_of(look) for look in looks if look.asset == remedy.target],
+        asset_check_keys=[key_of(look) for look in cheap(looks) if look.asset == remedy.target],
         tags={TARGET_TAG: name, ATTEMPT_TAG: str(remedy.number)},
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dr_platform.clock import Clock
-from dr_platform.health import Look
+from dr_platform.look import Cost, Look
 from dr_platform.verdict import Verdict
 
 Looked = tuple[Look, Verdict]
@@ -33,7 +33,7 @@ COSTLY = frozenset({("infrastructure", "state"), ("services", "fleet")})
 
 def is_cadenced(look: Look) -> bool:
     """Cheap enough for every few seconds. HIPAA properties of databases take many queries."""
-    if look.asset in COSTLY or look.asset[0] not in CADENCED_LAYERS:
+    if look.cost is not Cost.CHEAP or look.asset in COSTLY or look.asset[0] not in CADENCED_LAYERS:
         return False
     return look.check == "healthy" or (look.check == "hipaa" and look.asset[0] == "services")
 
@@ -56,10 +56,12 @@ class Written:
 
 def due(looks: Iterable[Look], written: Mapping[CheckName, Written]) -> list[Look]:
     """What a sensor looks at now, health first: what is cheap, and what a run left without an
-    answer. What a run is about to answer is left to it: an entry of ours would hide the run's own."""
+    answer. What a run is about to answer is left to it: an entry of ours would hide the run's own. Load
+    is never put on by a sensor."""
     free = [look for look in looks if (known := written.get(name_of(look))) is None or not known.promised]
     cheap = [look for look in free if is_cadenced(look)]
-    costly = [look for look in free if not is_cadenced(look) and _is_broken(written.get(name_of(look)))]
+    costly = [look for look in free if not is_cadenced(look) and look.cost is not Cost.LOAD]
+    costly = [look for look in costly if _is_broken(written.get(name_of(look)))]
     return sorted([*cheap, *costly[:COSTLY_AT_ONCE]], key=lambda look: look.check != "healthy")
 
 

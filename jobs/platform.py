@@ -3,8 +3,9 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB, carried_out, purge_runs
+from dr_platform.resources import REMEDIATION_JOB, carried_out, cheap, loadless, purge_runs, selection_of
 from dr_platform.retention import KEEP, trim_events
 from dr_platform.teardown import teardown
 
@@ -13,12 +14,14 @@ IN_PROCESS = dg.in_process_executor
 KNOWLEDGE = dg.AssetSelection.groups("knowledge")
 
 
-def asset_jobs() -> list[UnresolvedAssetJobDefinition]:
-    checked = dg.AssetSelection.all()
+def asset_jobs(platform: Platform) -> list[UnresolvedAssetJobDefinition]:
+    every = looks(platform)
+    checked = dg.AssetSelection.all().without_checks() | selection_of(cheap(every))
     return [
         _asset_job("bring_up", checked, "Brings the whole platform up and runs every check; repeating it is harmless."),
         _asset_job(REMEDIATION_JOB, checked, "What the remediation sensor starts: one asset and its checks."),
-        _asset_job("health", dg.AssetSelection.all_asset_checks(), "Runs every check and changes nothing."),
+        _asset_job("health", selection_of(every), "Runs every check and changes nothing."),
+        _asset_job("hourly_checks", selection_of(loadless(every)), "Runs every check that puts no load on anything."),
         _asset_job("seed", KNOWLEDGE, "Loads what changed of the knowledge sets."),
     ]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.bench_delivery import with_section, written_section  # noqa: E402 - the path above must be there first
 from tests.catalogs import generated  # noqa: E402 - the path above must be there first
 from tests.e2e.platform_process import Command  # noqa: E402
 
@@ -129,7 +130,9 @@ def main() -> None:
             *knowledge_section(),
         ]
     )
-    (ROOT / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
+    document = ROOT / "docs" / "benchmarks.md"
+    delivery = written_section(document.read_text(encoding="utf-8")) if document.exists() else None
+    document.write_text(with_section(text, delivery) if delivery else text, encoding="utf-8")
     print(json.dumps({"written": "docs/benchmarks.md"}))
 
 

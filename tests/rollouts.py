@@ -32,8 +32,10 @@ class MemoryTraffic:
     """So many requests a second, shared by the weights that are in use; each version fails its share."""
 
     def __init__(self, runtime: MemoryRuntime, clock: ManualClock, rate: float = 100.0) -> None:
-        self.rate, self.error_ratio, self.away = rate, {}, False
+        self.rate, self.away = rate, False
         self.error_ratio: dict[str, float] = {}
+        self.refused_at_weight_0 = 0.0
+        """Requests of our own a second that a router refuses for a candidate it does not know as ready."""
         self.lost = 0.0
         self._runtime, self._clock = runtime, clock
         self._counts: dict[str, dict[Slot, list[float]]] = {}
@@ -54,6 +56,8 @@ class MemoryTraffic:
                 self.lost += requests
             counts[slot][0] += requests
             counts[slot][1] += requests * self.error_ratio.get(revision.version if revision else "", 0.0)
+            if revision and not weight:
+                counts[slot] = [count + seconds * self.refused_at_weight_0 for count in counts[slot]]
 
     def read(self, service: str) -> Mapping[Slot, Counters]:
         if self.away:
@@ -83,7 +87,7 @@ class World:
         self.traffic = MemoryTraffic(self.runtime, self.clock, self.rate)
         self.told: dict[str, Event] = {}
         self.alerts = 0
-        self.smoke_passes = True
+        self.smoke_passes: bool | None = True
         self.numbers = iter(range(1, 1000))
         for version in ("1", "2", "3"):
             self.runtime.faults.answers[version] = answer(version)
@@ -121,7 +125,9 @@ class World:
             driver=driver,
         )
 
-    def _smoke(self, _service: object, _rollout: Rollout) -> Smoke:
+    def _smoke(self, _service: object, _rollout: Rollout) -> Smoke | None:
+        if self.smoke_passes is None:
+            return None
         return Smoke(self.smoke_passes, "asked", self.clock.now())
 
     def _tell(self, event: Event) -> None:

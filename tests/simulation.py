@@ -24,8 +24,8 @@ import numpy as np
 
 from dr_platform.rollout.binomial import upper_tail
 from dr_platform.rollout.guards import Evaluation, GuardPolicy, Trigger, Verdict, evaluate
-from dr_platform.rollout.ratio import RatioRule, log_likelihoods
-from dr_platform.rollout.window import SECONDS_KEPT, Evidence
+from dr_platform.rollout.ratio import RatioRule, log_likelihood
+from dr_platform.rollout.window import SECONDS_KEPT, Evidence, Tally
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -216,7 +216,7 @@ def _change_may_fire(traffic: Traffic, rule: RatioRule) -> np.ndarray:
     fires = np.zeros(traffic.errors.shape, dtype=bool)
     if rule.change is None:
         return fires
-    failed, good = log_likelihoods(rule.change, rule.floor)
+    failed, good = (log_likelihood(rule.change, rule.floor, Tally(bad, 1)) for bad in (1, 0))
     gains = traffic.errors * failed + (traffic.requests - traffic.errors) * good
     likeliest = np.zeros(len(gains))
     for second in range(gains.shape[1]):
@@ -226,10 +226,12 @@ def _change_may_fire(traffic: Traffic, rule: RatioRule) -> np.ndarray:
 
 
 def _silence_may_fire(traffic: Traffic, scenario: Scenario, policy: GuardPolicy) -> np.ndarray:
-    seconds = policy.expected_requests / scenario.rate
-    silent = _sums(traffic.requests, max(1, int(seconds))) == 0
-    silent[:, : scenario.history_s + int(seconds) - 1] = False
-    return silent
+    """None since the beginning while so many were expected, or none for a longer while."""
+    elapsed = np.arange(1, traffic.requests.shape[1] + 1) - scenario.history_s
+    never = np.cumsum(traffic.requests, axis=1) == 0
+    pause = math.ceil(policy.expected_when_silent / scenario.rate - 1e-9)
+    silent = _sums(traffic.requests, pause) == 0
+    return (never & (elapsed * scenario.rate >= policy.expected_requests - 1e-9)) | (silent & (elapsed >= pause))
 
 
 RATES = (0.5, 10.0, 200.0)
@@ -240,20 +242,26 @@ FALSE_ALARMS = tuple(
     for rate in RATES
 )
 BOTH_POOR = tuple(Scenario(rate, 0.03, 300, healthy=0.03, stable=0.03) for rate in RATES)
+# Left out: 10 % at 0.5 requests/s, where an error comes each 20 s and three in four are found in 300 s.
 DETECTIONS = tuple(
-    Scenario(rate, ratio, 300, healthy_s) for healthy_s in (0, 180) for ratio in (1.0, 0.2, 0.1) for rate in RATES
+    Scenario(rate, ratio, 300, healthy_s)
+    for healthy_s in (0, 180)
+    for ratio in (1.0, 0.2, 0.1)
+    for rate in RATES
+    if (rate, ratio) != (0.5, 0.1)
 )
 
 
 def false_alarm_rows(rollouts: int = 10_000, seed: int = 1) -> Iterator[tuple[Outcome, str]]:
+    """Fewer rollouts of services that are poor themselves: of those, the evaluator is asked often."""
     for scenario in (*FALSE_ALARMS, *BOTH_POOR):
-        outcome = simulate(scenario, rollouts, seed)
+        outcome = simulate(scenario, rollouts // 10 if scenario in BOTH_POOR else rollouts, seed)
         triggers = ", ".join(f"{trigger} {len(found)}" for trigger, found in sorted(outcome.seconds.items())) or "-"
         cells = (f"{scenario.rate:g}", f"{scenario.candidate:.0%}", scenario.history_s, scenario.seconds)
-        yield outcome, _row(*cells, f"{outcome.share:.2%}", triggers)
+        yield outcome, _row(*cells, outcome.rollouts, f"{outcome.share:.2%}", triggers)
 
 
-def detection_rows(rollouts: int = 400, seed: int = 2) -> Iterator[tuple[Outcome, str]]:
+def detection_rows(rollouts: int = 200, seed: int = 2) -> Iterator[tuple[Outcome, str]]:
     for scenario in DETECTIONS:
         outcome = simulate(scenario, rollouts, seed)
         cells = (f"{scenario.rate:g}", f"{scenario.candidate:.0%}", scenario.healthy_s)
@@ -267,12 +275,12 @@ def _row(*cells: object) -> str:
 
 def main() -> None:
     began = time.perf_counter()
-    print("Healthy rollouts that went back, of 10,000 each; the stable version fails as often.")
-    print(_row("Requests/s", "Errors", "Stable seen before, s", "Rollout, s", "Went back", "By trigger"))
-    print(_row(*["---"] * 6))
+    print("Rollouts that went back although the candidate is no worse than the stable version.")
+    print(_row("Requests/s", "Errors", "Stable seen before, s", "Rollout, s", "Rollouts", "Went back", "By trigger"))
+    print(_row(*["---"] * 7))
     for _, row in false_alarm_rows():
         print(row, flush=True)
-    print("\nBroken candidates, 400 each: seconds from the fault to the verdict.")
+    print("\nBroken candidates, 200 each: seconds from the fault to the verdict.")
     print(_row("Requests/s", "Errors", "Healthy before, s", "Median", "95 %", "Found in 300 s"))
     print(_row(*["---"] * 6))
     for _, row in detection_rows():

@@ -72,6 +72,13 @@ def demo(context: typer.Context) -> None:
     converse(platform_of(context))
 
 
+def demo_delivery(context: typer.Context) -> None:
+    """Watch a good version promoted by canary, and a bad one caught and reverted by itself, in three minutes."""
+    from dr_platform.cli.delivery_demo import run
+
+    run(platform_of(context))
+
+
 def register(app: typer.Typer) -> None:
-    for verb in (seed, search, demo):
+    for verb in (seed, search, demo, demo_delivery):
         app.command()(verb)

@@ -10,6 +10,7 @@ from rich.table import Table
 from dr_platform.cli.context import mark, messages, say
 from dr_platform.dagster_client import DagsterClient, RunEvent
 from dr_platform.errors import PlatformError
+from dr_platform.suites import Result
 
 
 class RunFailed(PlatformError):
@@ -30,6 +31,8 @@ class RunResult:
     passed: int = 0
     failed: int = 0
     failures: tuple[str, ...] = ()
+    results: tuple[Result, ...] = ()
+    """Of checks, in the order of their answers."""
 
 
 @dataclass
@@ -77,6 +80,8 @@ def _take(event: RunEvent, result: RunResult, board: _Board) -> None:
         case "check":
             board.checks.setdefault(event.asset, []).append(bool(event.passed))
             board.assets.setdefault(event.asset, (True, ""))
+            found = Result(event.asset, event.check, event.passed is True, event.text, event.measurements)
+            result.results += (found,)
             if event.passed:
                 result.passed += 1
             else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from dr_platform.cli.context import JsonOption, console, mark, platform_of, print_json, say
@@ -14,6 +16,7 @@ from dr_platform.cli.follow import RunFailed, follow
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
 from dr_platform.platform import Platform
+from dr_platform.suites import Result
 
 TRAFFIC_RATE = 4.0
 """Requests a second: enough for each service to be seen several times a minute, 2 % of one core."""
@@ -184,27 +187,62 @@ def materialize(
     ],
 ) -> None:
     """Bring assets to what they should be, by a Dagster run, and run their checks."""
-    _launch(context, "bring_up", selection)
+    from dr_platform.status import running_dagster, urls
+
+    platform = platform_of(context)
+    client = running_dagster(platform)
+    run_id = client.launch_job("bring_up", selection=selection, tags={"dr-platform/actor": current_actor()})
+    result = follow(client, run_id)
+    ui = urls(platform)["dagster"]
+    console.print(f"{result.passed} checks passed, {result.failed} failed; {ui}/runs/{run_id}")
+    if not result.succeeded or result.failed:
+        raise RunFailed(run_id, result.failures, ui)
 
 
 def check(
     context: typer.Context,
     selection: Annotated[str | None, typer.Argument(help="An asset or a layer; all checks without it.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="health, smoke, integration, hipaa, ai, security, performance or data.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show every check with what it measured.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run all checks by a Dagster run; exit code 1 unless all pass."""
-    _launch(context, "health", selection)
-
-
-def _launch(context: typer.Context, job: str, selection: str | None) -> None:
+    """Run checks by a Dagster run: all, or those of a suite, an asset or a layer; exit code 1 unless all pass."""
+    from dr_platform.health import looks
     from dr_platform.status import running_dagster, urls
+    from dr_platform.suites import complete, performance_line, select
 
     platform = platform_of(context)
+    chosen = select(looks(platform), suite, selection)
     client = running_dagster(platform)
-    run_id = client.launch_job(job, selection=selection, tags={"dr-platform/actor": current_actor()})
-    result = follow(client, run_id)
-    console.print(f"{result.passed} checks passed, {result.failed} failed; {urls(platform)['dagster']}/runs/{run_id}")
-    if not result.succeeded or result.failed:
-        raise RunFailed(run_id, result.failures, urls(platform)["dagster"])
+    run_id = client.launch_checks([("/".join(look.asset), look.check) for look in chosen], tags=_tags(suite))
+    run = follow(client, run_id)
+    results = complete(run.results, chosen)
+    failed = [r for r in results if not r.passed]
+    passed, ui = len(results) - len(failed), urls(platform)["dagster"]
+    if as_json:
+        print_json({"passed": passed, "failed": len(failed), "results": [r.as_json() for r in results]})
+    else:
+        _show_measurements(results if verbose else ())
+        console.print(f"{passed} checks passed, {len(failed)} failed; {ui}/runs/{run_id}")
+        console.print(performance_line(results, chosen), markup=False, soft_wrap=True)
+    if not run.succeeded or failed:
+        reasons = tuple(f"{r.asset} {r.check}: {r.reason}" for r in failed)
+        raise RunFailed(run_id, reasons or run.failures, ui)
+
+
+def _tags(suite: str | None) -> dict[str, str]:
+    return {"dr-platform/actor": current_actor()} | ({"dr-platform/suite": suite} if suite else {})
+
+
+def _show_measurements(results: Sequence[Result]) -> None:
+    """Every check with its reason, and below it what it measured."""
+    for r in results:
+        console.print(f"{mark(r.passed)}  {escape(f'{r.asset} {r.check}: {r.reason}')}", soft_wrap=True)
+        figures = [f"{name}={value}" for name, value in r.measurements.items() if name not in ("answer", "why")]
+        if figures:
+            console.print(f"       {escape(' '.join(figures))}", soft_wrap=True, style="dim")
 
 
 def register(app: typer.Typer) -> None:

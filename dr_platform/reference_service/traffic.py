@@ -232,6 +232,78 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 # The generator
 
 
+class Sender:
+    """Sends requests at their times without waiting for answers, and counts what comes back."""
+
+    def __init__(self, peers: Peers, clock: Clock) -> None:
+        self.peers = peers
+        self.tally = Tally()
+        self._clock = clock
+        self._under_way = threading.BoundedSemaphore(MOST_UNDER_WAY)
+        self._pool = ThreadPoolExecutor(MOST_UNDER_WAY, thread_name_prefix="request")
+
+    def launch(self, request: Request, due: float) -> None:
+        """``due`` is monotonic, and now or past."""
+        self.tally.due()
+        if not self._under_way.acquire(blocking=False):
+            self.tally.dropped()
+            return
+        self._pool.submit(self._send, request, due)
+
+    def _send(self, request: Request, due: float) -> None:
+        status: int | None = None
+        try:
+            status = ask(self.peers, request).status
+        except PlatformError:  # no answer: counted as one
+            status = None
+        finally:
+            self._under_way.release()
+            latency_ms = (self._clock.monotonic() - due) * 1000
+            self.tally.add(Outcome(request.service, status, due, latency_ms))
+
+    def finish(self, within_s: float) -> None:
+        """Wait so long at most for answers that are under way; those that come later count nowhere."""
+        ended = self._clock.monotonic()
+        while self.tally.totals["due"] > self._answered() and self._clock.monotonic() - ended < within_s:
+            self._clock.sleep(0.02)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answered(self) -> int:
+        totals = self.tally.totals
+        return totals["answered"] + totals["failed"] + totals["dropped"]
+
+
+def ask(peers: Peers, request: Request) -> Answer:
+    """Raises ``PeerUnavailable`` where no answer came."""
+    headers = {"Authorization": f"Bearer {peers.token(request.scopes)}", "Content-Type": "application/json"}
+    body = json.dumps(request.body).encode() if request.body is not None else None
+    peer = peers.peer(request.service)
+    return peer.ask(request.method, request.path, timeout_s=TIMEOUT_S, body=body, headers=headers)
+
+
+def plan(topology: Topology, questions: Sequence[str], each: int, chance: random.Random) -> list[Request]:
+    """A load of known size in random order: ``each`` requests to every service, and as many in sum of
+    the work that the services do."""
+    (_weight, _evenly), *work = mix(topology, questions)
+    requests = [
+        Request(name, "GET", PROTECTED_PATH, (PROTECTED_SCOPE,)) for name in topology.services for _ in range(each)
+    ]
+    if work:
+        weights = [weight for weight, _make in work]
+        requests += [make(chance) for _weight, make in chance.choices(work, weights, k=len(requests))]
+    chance.shuffle(requests)
+    return requests
+
+
+def send_all(sender: Sender, requests: Sequence[Request], rate: float, chance: random.Random, clock: Clock) -> None:
+    """Send these requests, ``rate`` a second in the mean, and wait for the answers."""
+    began = clock.monotonic()
+    for request, at in zip(requests, arrivals(rate, chance), strict=False):
+        clock.sleep(max(0.0, began + at - clock.monotonic()))
+        sender.launch(request, began + at)
+    sender.finish(TIMEOUT_S)
+
+
 class Traffic:
     """Sends until told to stop."""
 
@@ -243,21 +315,30 @@ class Traffic:
         self._chance = random.Random(seed)  # noqa: S311 - load, not secrets
         self._clock = clock
         self._stop = threading.Event()
-        self._under_way = threading.BoundedSemaphore(MOST_UNDER_WAY)
         self._tokens = Tokens(EmbeddedSecretStore(paths.secrets, clock), f"drp-{environment}", clock)
-        self.tally = Tally()
-        self._topology: Topology | None = None
-        self._reload()
+        self._topology = read_topology(catalog, environment, paths.own)
+        self._sender = Sender(self._peers(), clock)
+        self._draw_from(self._topology)
+
+    @property
+    def tally(self) -> Tally:
+        return self._sender.tally
+
+    def _peers(self) -> Peers:
+        return Peers(self._topology, self._tokens, self._clock, caller=None, subject="traffic")
+
+    def _draw_from(self, topology: Topology) -> None:
+        weighted = mix(topology, read_questions(self._catalog))
+        self._weights = [weight for weight, _make in weighted]
+        self._makers = [make for _weight, make in weighted]
 
     def _reload(self) -> None:
         topology = read_topology(self._catalog, self._environment, self._paths.own)
         if topology == self._topology:
             return
         self._topology = topology
-        self._peers = Peers(topology, self._tokens, self._clock, caller=None, subject="traffic")
-        weighted = mix(topology, read_questions(self._catalog))
-        self._weights = [weight for weight, _make in weighted]
-        self._makers = [make for _weight, make in weighted]
+        self._sender.peers = self._peers()
+        self._draw_from(topology)
 
     def stop(self) -> None:
         self._stop.set()
@@ -267,47 +348,14 @@ class Traffic:
         began = self._clock.monotonic()
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         reporter.start()
-        pool = ThreadPoolExecutor(MOST_UNDER_WAY, thread_name_prefix="request")
         for at in arrivals(self._rate, self._chance):
             if self._stop.wait(max(0.0, began + at - self._clock.monotonic())):
                 break
-            self._launch(pool, began + at)
-        ended = self._clock.monotonic()
-        while self.tally.totals["due"] > self._ended() and self._clock.monotonic() - ended < 2.0:
-            self._clock.sleep(0.02)
-        pool.shutdown(wait=False, cancel_futures=True)
+            (make,) = self._chance.choices(self._makers, self._weights)
+            self._sender.launch(make(self._chance), began + at)
+        self._sender.finish(2.0)
         reporter.join(timeout=2.0)
         self._write()
-
-    def _ended(self) -> int:
-        totals = self.tally.totals
-        return totals["answered"] + totals["failed"] + totals["dropped"]
-
-    def _launch(self, pool: ThreadPoolExecutor, due: float) -> None:
-        (make,) = self._chance.choices(self._makers, self._weights)
-        request = make(self._chance)
-        self.tally.due()
-        if not self._under_way.acquire(blocking=False):
-            self.tally.dropped()
-            return
-        pool.submit(self._send, request, due)
-
-    def _send(self, request: Request, due: float) -> None:
-        status: int | None = None
-        try:
-            status = self._ask(request).status
-        except PlatformError:  # no answer: counted as one
-            status = None
-        finally:
-            self._under_way.release()
-            latency_ms = (self._clock.monotonic() - due) * 1000
-            self.tally.add(Outcome(request.service, status, due, latency_ms))
-
-    def _ask(self, request: Request) -> Answer:
-        headers = {"Authorization": f"Bearer {self._peers.token(request.scopes)}", "Content-Type": "application/json"}
-        body = json.dumps(request.body).encode() if request.body is not None else None
-        peer = self._peers.peer(request.service)
-        return peer.ask(request.method, request.path, timeout_s=TIMEOUT_S, body=body, headers=headers)
 
     def _report(self) -> None:
         reloaded = self._clock.monotonic()

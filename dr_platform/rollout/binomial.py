@@ -71,6 +71,11 @@ def upper_bound(trials: int, failures: int, confidence: float = 0.95) -> float:
     return high
 
 
+def lower_bound(trials: int, failures: int, confidence: float = 0.95) -> float:
+    """The failure rate that so many failures speak against from below. Without trials it is 0."""
+    return 1.0 - upper_bound(trials, trials - failures, confidence)
+
+
 def _excess(trials: int, failures: int, p: float, doubt: float) -> float:
     tail = lower_tail(trials, failures, p)
     return math.log(tail / doubt) if tail > 0.0 else -math.inf

@@ -89,6 +89,8 @@ class Controller:
     clock: Clock
     driver: str
     progress: Progress = silent
+    lease_ttl: timedelta = LEASE_TTL
+    """So long nobody acts after the one that acts was killed."""
     _sampler: Sampler = field(init=False)
     _lease: Lease | None = field(init=False, default=None)
     _lease_until: float = field(init=False, default=0.0)
@@ -105,6 +107,7 @@ class Controller:
             except PlatformError as exc:
                 self.progress(f"controller: {exc.what}")
             self.clock.sleep(max(0.02, look_s - (self.clock.monotonic() - began)))
+        self.give_back()
 
     def tick(self) -> bool:
         """One look at every service that needs one; false when another controller holds the lease."""
@@ -153,18 +156,22 @@ class Controller:
         held = (records.read(self.runtime, service.name).record for service in self.services())
         return any(r.queued is not None or (r.rollout is not None and r.rollout.phase is not Phase.STUCK) for r in held)
 
-    def release(self) -> None:
-        """Give the lease back, so that another controller need not wait for its end."""
-        if self._lease is not None:
-            self.runtime.release_lease(self._lease)
-        self._lease, self._lease_until = None, 0.0
-
     def _renew(self) -> bool:
         before = self.clock.monotonic()
-        lease = self._lease = self.runtime.acquire_lease(LEASE, self.driver, LEASE_TTL)
+        self._lease = self.runtime.acquire_lease(LEASE, self.driver, self.lease_ttl)
         # Counted from before the call, on a clock that never jumps.
-        self._lease_until = before + LEASE_TTL.total_seconds() if lease else 0.0
-        return lease is not None
+        self._lease_until = before + self.lease_ttl.total_seconds() if self._lease else 0.0
+        return self._lease is not None
+
+    def give_back(self) -> None:
+        """A successor need not wait for the lease of one that ended in order, or offers it."""
+        if self._lease is None:
+            return
+        try:
+            self.runtime.release_lease(self._lease)
+        except PlatformError as exc:
+            self.progress(f"controller: {exc.what}")
+        self._lease, self._lease_until = None, 0.0
 
     def _require_lease(self) -> None:
         """A process that was stopped and goes on finds out here, before it acts."""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from itertools import accumulate
 
-from dr_platform.rollout.binomial import lower_tail, upper_bound, upper_tail
+from dr_platform.rollout.binomial import lower_bound, lower_tail, upper_bound, upper_tail
 from dr_platform.rollout.window import Series, Tally
 
 
@@ -26,7 +26,7 @@ class ChangeRule:
     """
 
     ratio: float = 0.20
-    likelihood: float = 1e6
+    likelihood: float = 1e5
     seconds: int = 3
 
 
@@ -88,15 +88,23 @@ def read_ratio(rule: RatioRule, pair: Pair) -> Reading:
 
 def baseline(rule: RatioRule, history: Tally, same_seconds: Tally) -> float:
     """The failure rate the candidate is allowed: the floor, what the stable version may have judged by
-    its history, and what it had in the very seconds the candidate is judged by.
+    its history, and what it surely had in the very seconds the candidate is judged by."""
+    return _excused(rule, _usual(rule, history), same_seconds)
 
-    Where few stable requests bound it loosely, the documented threshold is enough.
-    """
-    observed = max(rule.floor, same_seconds.ratio or 0.0)
+
+def _excused(rule: RatioRule, usual: float, same_seconds: Tally) -> float:
+    """An outage of the machine hits both versions in the same seconds, whatever they had before."""
+    if not same_seconds.above(usual):
+        return usual
+    return max(usual, lower_bound(same_seconds.total, same_seconds.bad, rule.confidence))
+
+
+def _usual(rule: RatioRule, history: Tally) -> float:
+    """Where few stable requests bound its rate loosely, the documented threshold is enough."""
     if history.total == 0 or lower_tail(history.total, history.bad, rule.floor) <= 1.0 - rule.confidence:
-        return observed
+        return rule.floor
     bound = upper_bound(history.total, history.bad, rule.confidence)
-    return max(observed, bound if history.above(rule.threshold) else min(bound, rule.threshold))
+    return max(rule.floor, bound if history.above(rule.threshold) else min(bound, rule.threshold))
 
 
 def _stable_above(rule: RatioRule, pair: Pair) -> bool:
@@ -114,30 +122,38 @@ def find_change(rule: RatioRule, candidate: Series, stable: Series) -> int | Non
     change = rule.change
     if change is None:
         return None
-    start, evidence = _likeliest_start(change, rule.floor, candidate)
-    if evidence < math.log(change.likelihood):
-        return None
+    usual = _usual(rule, stable.tally())
+    start = _likeliest_start(change, usual, candidate)
     since = candidate.since(start)
     if sum(bad > 0 for bad in since.bad) < change.seconds:
         return None
-    p0 = baseline(rule, stable.tally(), stable.since(start).tally())
-    return len(since.total) if _unlikely(since.tally(), p0, rule.alpha) else None
+    p0 = _excused(rule, usual, stable.since(start).tally())
+    return len(since.total) if log_likelihood(change, p0, since.tally()) >= math.log(change.likelihood) else None
 
 
-def log_likelihoods(change: ChangeRule, floor: float) -> tuple[float, float]:
-    """What a failed and what a good request add to the evidence for a change."""
-    return math.log(change.ratio / floor), math.log((1.0 - change.ratio) / (1.0 - floor))
+def log_likelihood(change: ChangeRule, p0: float, seen: Tally) -> float:
+    """How much likelier (as a logarithm) failures at the rate of a change are than at ``p0``; where
+    ``p0`` is no lower, nothing has changed."""
+    failed, good = _gains(change, p0)
+    return seen.bad * failed + (seen.total - seen.bad) * good
 
 
-def _likeliest_start(change: ChangeRule, floor: float, candidate: Series) -> tuple[int, float]:
-    failed, good = log_likelihoods(change, floor)
+def _gains(change: ChangeRule, p0: float) -> tuple[float, float]:
+    """What a failed and what a good request add."""
+    if p0 >= change.ratio:
+        return 0.0, 0.0
+    return math.log(change.ratio / p0), math.log((1.0 - change.ratio) / (1.0 - p0))
+
+
+def _likeliest_start(change: ChangeRule, p0: float, candidate: Series) -> int:
+    failed, good = _gains(change, p0)
     best, best_start, running = 0.0, len(candidate.total), 0.0
     for i in range(len(candidate.total) - 1, -1, -1):
         bad = candidate.bad[i]
         running += bad * failed + (candidate.total[i] - bad) * good
         if running > best:
             best, best_start = running, i
-    return best_start, best
+    return best_start
 
 
 def reads_literally(rule: RatioRule, series: Series) -> bool:

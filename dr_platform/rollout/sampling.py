@@ -28,11 +28,12 @@ HEALTH = "/health"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at. ``beside`` is a slot whose readiness is asked as well, ``synthetic`` how many
-    requests of our own are sent to the candidate."""
+    """What is looked at. ``exposed`` once the candidate had a share of the traffic, ``beside`` is a slot
+    whose readiness is asked as well, ``synthetic`` how many requests of our own are sent to the candidate."""
 
     id: str
     candidate: Slot
+    exposed: bool
     beside: Slot | None = None
     synthetic: int = 0
 
@@ -40,12 +41,12 @@ class Subject:
     def of(cls, rollout: Rollout) -> Subject:
         stable = rollout.stable.slot if rollout.stable is not None and rollout.phase.reverting else None
         own = REQUESTS_OF_OUR_OWN if rollout.synthetic else 0
-        return cls(rollout.id, rollout.candidate.slot, stable, own)
+        return cls(rollout.id, rollout.candidate.slot, rollout.max_weight > 0, stable, own)
 
     @classmethod
     def promoted(cls, stable: Placement) -> Subject:
         """A stable revision beside the one before it."""
-        return cls(f"{stable.slot}:{stable.revision.version}", stable.slot, stable.slot.other)
+        return cls(f"{stable.slot}:{stable.revision.version}", stable.slot, exposed=True, beside=stable.slot.other)
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,21 @@ class Sampler:
     _restarts: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def look(self, service: Service, subject: Subject, observed: Observed, now: datetime) -> Looked:
-        """Takes at most a few seconds: every probe has its own limit."""
+        """Takes at most a few seconds: every probe has its own limit.
+
+        What a candidate answers before it has a share of the traffic is not counted: all of it are our
+        own requests, and the router refuses those until it has seen the candidate ready by itself. The
+        smoke tests judge it until then.
+        """
         windows = self._windows(service.name)
         candidate = subject.candidate
         probes = self._probes(service, subject)
         restarts = self._new_restarts(service.name, subject, observed)
         sides = {slot: self._side(service, windows[slot], slot, candidate, probes, restarts) for slot in Slot}
-        sample = Sample(at=now, candidate=sides[candidate], stable=sides[candidate.other])
+        own = sides[candidate]
+        if own is not None and not subject.exposed:
+            own = SlotSample(restarts=own.restarts)
+        sample = Sample(at=now, candidate=own, stable=sides[candidate.other])
         seen = [window for window in windows.values() if window is not None]
         health = probes.get(HEALTH)
         stable = probes.get("stable")

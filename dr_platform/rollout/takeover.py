@@ -6,7 +6,6 @@ Here: whether open rollouts are left alone, and when a stand-in stops. Not here:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -99,8 +98,7 @@ def stand_in(controller: Controller, look_s: float, limit_s: float) -> StoodIn:
     try:
         return _stand_in(controller, look_s, limit_s)
     finally:
-        with contextlib.suppress(PlatformError):
-            controller.release()
+        controller.give_back()
 
 
 def _stand_in(controller: Controller, look_s: float, limit_s: float) -> StoodIn:
@@ -115,7 +113,7 @@ def _stand_in(controller: Controller, look_s: float, limit_s: float) -> StoodIn:
             if not controller.has_work():
                 return StoodIn(True, "nothing is open any more", ticks)
             if clock.monotonic() - offered >= OFFER_EVERY_S:
-                controller.release()
+                controller.give_back()
                 offered, pause = clock.monotonic(), OFFERED_LOOKS * look_s
         except PlatformError as exc:  # what cannot be reached now may be at the next look
             controller.progress(f"stand-in: {exc.what}")

@@ -2,13 +2,16 @@
 
 Started by the runtime contract as a real process: ``python replica.py PORT``. Its behaviour comes
 from ``VERSION`` and from a folder of switches in ``SWITCHES``: a file ``unready-<version>`` there
-makes its readiness probe fail, ``crash-<version>`` makes it end at its start.
+makes its readiness probe fail, ``crash-<version>`` makes it end at its start, and what stands in
+``errors-<version>`` is the share of requests, other than those about its health, that it answers with
+500. Such an answer says of itself that it was made to fail.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -30,12 +33,14 @@ class Handler(BaseHTTPRequestHandler):
         status = 200
         if url.path == "/health/ready" and (SWITCHES / f"unready-{VERSION}").exists():
             status = 503
-        if url.path == "/fail":
+        failing = not url.path.startswith("/health") and random.random() < error_share()
+        if url.path == "/fail" or failing:
             status = 500
         if url.path == "/log":
             print(unquote(url.query), flush=True)
         time.sleep(float(parse_qs(url.query).get("wait", ["0"])[0]))
-        body = json.dumps({"version": VERSION, "pid": os.getpid()}).encode()
+        told = {"version": VERSION, "pid": os.getpid(), "compliance": {"encryption_active": True}}
+        body = json.dumps(told | ({"made_to_fail": True} if failing else {})).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -44,6 +49,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: the log is for the lines that a test asks for."""
+
+
+def error_share() -> float:
+    try:
+        return float((SWITCHES / f"errors-{VERSION}").read_text())
+    except FileNotFoundError:
+        return 0.0
 
 
 class Server(ThreadingHTTPServer):

@@ -120,11 +120,17 @@ def version_of(answer: ProbeResult) -> str:
     return json.loads(answer.body)["version"]
 
 
-class Load:
-    """Open-loop: a request each 1/RATE second, whether earlier ones were answered or not."""
+class Asked(Protocol):
+    """What a load is sent to: a runtime, or something with less work for each request."""
 
-    def __init__(self, runtime: Runtime, name: str, path: str) -> None:
-        self._runtime, self._name, self._path = runtime, name, path
+    def probe(self, name: str, path: str) -> ProbeResult: ...
+
+
+class Load:
+    """Open-loop: a request each 1/``rate`` second, whether earlier ones were answered or not."""
+
+    def __init__(self, asked: Asked, name: str, path: str, rate: float) -> None:
+        self._asked, self._name, self._path, self._rate = asked, name, path, rate
         self._futures: list[Future[tuple[float, ProbeResult]]] = []
         self._stop = threading.Event()
 
@@ -132,13 +138,13 @@ class Load:
         with ThreadPoolExecutor(max_workers=64) as pool:
             began = time.monotonic()
             for number in itertools.count():
-                if self._stop.wait(max(0.0, began + number / RATE - time.monotonic())):
+                if self._stop.wait(max(0.0, began + number / self._rate - time.monotonic())):
                     return
                 self._futures.append(pool.submit(self._request))
 
     def _request(self) -> tuple[float, ProbeResult]:
         sent_at = time.monotonic()
-        return sent_at, self._runtime.probe(self._name, self._path)
+        return sent_at, self._asked.probe(self._name, self._path)
 
     def stop(self) -> None:
         self._stop.set()
@@ -161,8 +167,8 @@ class Load:
 
 
 @contextmanager
-def load(runtime: Runtime, name: str, path: str = "/work?wait=0.02") -> Iterator[Load]:
-    generator = Load(runtime, name, path)
+def load(asked: Asked, name: str, path: str = "/work?wait=0.02", rate: float = RATE) -> Iterator[Load]:
+    generator = Load(asked, name, path, rate)
     thread = threading.Thread(target=generator.run)
     thread.start()
     try:

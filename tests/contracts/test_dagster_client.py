@@ -88,11 +88,18 @@ def test_a_run_is_followed_to_its_end_with_the_names_of_the_catalog(client: Dags
     assert client.summary().failed == 1
 
 
+def test_checks_that_the_code_location_does_not_know_are_refused_and_not_left_out(client: DagsterClient) -> None:
+    with pytest.raises(DagsterRefused):
+        client.launch_checks([("services/service-0001", "healthy"), ("services/nobody", "healthy")])
+
+
 def test_a_run_of_checks_alone_tells_each_verdict_and_fails_nothing_else(client: DagsterClient) -> None:
-    events = list(client.follow(client.launch_job("health", "services/service-0001")))
+    wanted = {("services/service-0001", check) for check in ("healthy", "hipaa", "smoke")}
+    events = list(client.follow(client.launch_checks(wanted)))
     found = {(event.asset, event.check): event for event in events if event.kind == "check"}
-    assert set(found) == {("services/service-0001", "healthy"), ("services/service-0001", "hipaa")}
+    assert set(found) == wanted
     assert all(event.passed is False and event.text.startswith("could not look") for event in found.values())
+    assert all(event.measurements["answer"] == "unknown" for event in found.values())
     assert not [event for event in events if event.kind in ("materialized", "failure")]
     assert events[-1] == RunEvent("ended", passed=True, text="SUCCESS")
     assert {f"services/service-0001 {check}" for check in ("healthy", "hipaa")} <= set(client.failing_checks())
@@ -130,7 +137,9 @@ def test_a_proxy_of_the_shell_is_not_asked_about_loopback(
 
 def test_a_webserver_that_is_away_for_a_moment_only_delays(webserver: Webserver) -> None:
     client = DagsterClient(URL)
-    following = client.follow(client.launch_job("health", "services/service-0002"))
+    following = client.follow(
+        client.launch_checks([("services/service-0002", check) for check in ("healthy", "hipaa")])
+    )
     first = next(following)
     webserver.stop()
     until(lambda: not listening([PORT]))

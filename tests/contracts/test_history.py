@@ -13,8 +13,9 @@ from dagster._core.execution.api import create_execution_plan
 from dagster._core.snap import snapshot_from_execution_plan
 
 from dr_platform.definitions import build_definitions
-from dr_platform.health import Look, looks
+from dr_platform.health import looks
 from dr_platform.infrastructure.orchestrator import write_configuration
+from dr_platform.look import Look
 from dr_platform.platform import Platform
 from dr_platform.remediation import ROUTER, Trail, remediable
 from dr_platform.remedy import Remedy
@@ -22,6 +23,7 @@ from dr_platform.resources import (
     REMEDIATION_JOB,
     TARGET_TAG,
     History,
+    cheap,
     check_evaluation,
     conditions_of,
     escalation,
@@ -71,8 +73,9 @@ def instance(url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def known(platform: Platform) -> tuple[Look, ...]:
-    return looks(platform)
+def known(platform: Platform) -> list[Look]:
+    """The checks of a bring-up."""
+    return cheap(looks(platform))
 
 
 def health_of(platform: Platform, target: tuple[str, str] = TARGET) -> Look:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,8 @@ from dr_platform.reference_service.stores.port import open_store
 from dr_platform.reference_service.stores.postgresql import PostgresStore
 from dr_platform.reference_service.stores.redis_ import RedisStore
 from dr_platform.reference_service.topology import read_topology
-from dr_platform.reference_service.traffic import Traffic
+from dr_platform.reference_service.traffic import Sender, Traffic, plan, read_questions, send_all
+from dr_platform.validation import ai, hipaa, integration, performance, security
 from tests.reference_platform import ROOT, Answer, Fleet, Process, databases, fleet, until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(240)]
@@ -409,6 +413,93 @@ def test_traffic_reaches_all_services_without_an_error_and_tells_what_it_measure
     assert seen["totals"]["dropped"] == 0
     last = json.loads(summary.read_text())["totals"]
     assert last["due"] == last["answered"] + last["failed"] + last["dropped"]
+
+
+# Validation suites, on services that stand on their documented ports without a router
+
+
+def test_a_conversation_and_a_task_pass_through_all_services_that_they_need(platform: Platform) -> None:
+    said = integration.conversation_verdict(platform.client, random.Random(1))
+    assert said.passed, said.why
+    assert {"safety_ms", "search_ms", "generation_ms", "total_ms"} <= set(said.measurements)
+    worked = integration.queue_verdict(platform.client, SystemClock())
+    assert worked.passed, worked.why
+
+
+def test_every_kind_of_crisis_is_escalated_and_other_matters_are_declined(platform: Platform) -> None:
+    for verdict in (ai.crisis_verdict(platform.client), ai.refusal_verdict(platform.client)):
+        assert verdict.passed, verdict.why
+
+
+def test_every_access_leaves_a_trace_and_identifiers_are_replaced(platform: Platform) -> None:
+    gateway = platform.named(Role.GATEWAY).service
+    for verdict in (
+        hipaa.audit_verdict(platform.client, gateway, SystemClock()),
+        hipaa.identifiers_verdict(platform.client),
+    ):
+        assert verdict.passed, verdict.why
+
+
+@pytest.mark.parametrize("role", ai.TIMED)
+def test_latency_is_measured_on_what_no_cache_knows(platform: Platform, role: Role) -> None:
+    questions = read_questions(platform.fleet.catalog.root)
+    service = platform.named(role)
+    before = requests_to(service)
+    found = ai.latency_verdict(platform.client, role, questions, 10.0, random.Random(2), SystemClock())
+    assert found.passed, found.why
+    assert requests_to(service) - before >= ai.CALLS
+    too_slow = ai.latency_verdict(platform.client, role, questions, 0.0, random.Random(3), SystemClock())
+    assert too_slow.passed is False
+
+
+def requests_to(service: Process) -> float:
+    """Requests that did the service's own work."""
+    counted = re.findall(r'drp_requests_total\{[^}]*route="/(?:search|embed|generate)"[^}]*\} (\S+)', metrics(service))
+    return sum(map(float, counted))
+
+
+def metrics(service: Process) -> str:
+    return service.ask("/metrics").text
+
+
+def test_every_service_refuses_wrong_tokens_and_nobody_gets_in_with_a_well_known_login(platform: Platform) -> None:
+    for name in platform.replicas:
+        verdict = security.access_verdict(platform.client, platform.fleet.secrets, name, SystemClock())
+        assert verdict.passed, f"{name}: {verdict.why}"
+    entry = platform.named(Role.AUTHENTICATION)
+    verdict = security.default_credentials_verdict(platform.client, entry.service)
+    assert verdict.passed, verdict.why
+
+
+def test_the_secrets_of_a_running_platform_are_for_their_owner_alone(platform: Platform) -> None:
+    verdict = security.judge_files(platform.fleet.state.secrets, os.getuid())
+    assert verdict.passed, verdict.why
+
+
+def test_the_stated_load_reaches_every_service_and_its_gauges_are_read(platform: Platform) -> None:
+    chance, clock = random.Random(4), SystemClock()
+    client = platform.client
+    requests = plan(client.topology, read_questions(platform.fleet.catalog.root)[:3], 2, chance)
+    assert len(requests) == 2 * 2 * len(platform.replicas)
+    assert min(Counter(request.service for request in requests)[name] for name in platform.replicas) >= 2
+    sender = Sender(client.peers, clock)
+    send_all(sender, requests, 40, chance, clock)
+    assert sender.tally.totals == {"due": len(requests), "answered": len(requests), "failed": 0, "dropped": 0}
+    seen = performance.parse(iter([metrics(platform.named(Role.SEARCH))]))
+    assert 0 < seen.cache_hits < seen.cache_asked
+    assert performance.parse(iter([metrics(platform.named(Role.BACKGROUND_TASKS))])).queue_depth is not None
+
+
+def test_a_service_that_stands_still_fails_and_is_not_merely_unseen(platform: Platform) -> None:
+    stopped = platform.named(Role.BACKGROUND_TASKS)
+    os.kill(stopped.process.pid, signal.SIGSTOP)
+    try:
+        client = ServiceClient(platform.fleet.catalog, platform.fleet.secrets, 0, subject="tester")
+        verdict = integration.queue_verdict(client, SystemClock())
+    finally:
+        os.kill(stopped.process.pid, signal.SIGCONT)
+    assert verdict.passed is False
+    assert stopped.service in verdict.why
 
 
 def test_equal_seeds_send_the_same(platform: Platform) -> None:

@@ -6,15 +6,13 @@ import http.client
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -25,11 +23,10 @@ from dr_platform.metrics.port import MetricsUnavailable, between, total
 from dr_platform.runtime.local.ports import PortsBusy
 from dr_platform.runtime.local.records import Declared, LocalRecords, PortRange
 from dr_platform.runtime.local.router import Router, RouteRejected
-from dr_platform.runtime.local.runtime import Launch, LocalRuntime
-from dr_platform.runtime.local.supervisor import Supervisor
+from dr_platform.runtime.local.runtime import LocalRuntime
 from dr_platform.runtime.notice import document, page
-from dr_platform.runtime.port import ProbeResult, Slot, SuspensionNotVerified, Weights, Workload
-from dr_platform.state import StateDirectory
+from dr_platform.runtime.port import ProbeResult, Slot, SuspensionNotVerified, Weights
+from tests.contracts.local import LocalHarness
 from tests.contracts.runtime import (
     ALL_BLUE,
     ALL_GREEN,
@@ -49,68 +46,6 @@ pytestmark = pytest.mark.contract
 # Below 32768, where the kernel's ports for outgoing connections begin: one of those may be in use.
 PORT_OFFSET = 24_600
 PORTS = PortRange(31_600, 1_100)
-REPLICA = Path(__file__).with_name("replica.py")
-
-
-class LocalHarness:
-    def __init__(self, folder: Path) -> None:
-        self.state = StateDirectory(folder / "state", folder / "run").make()
-        self._switches = folder / "switches"
-        self._switches.mkdir()
-        self.supervisor = Supervisor(self.state)
-        self.runtime = self.another()
-
-    def bring_up(self) -> None:
-        self.supervisor.start({})
-        self.runtime.start_router()
-
-    def another(self) -> LocalRuntime:
-        return LocalRuntime(
-            self.state,
-            launch=self._launch,
-            port_offset=PORT_OFFSET,
-            clock=SystemClock(),
-            entry_point=(sys.executable,),
-            ports=PORTS,
-        )
-
-    def _launch(self, workload: Workload, _slot: Slot) -> Launch:
-        # -S: no site packages, so that a replica costs a tenth of a second less
-        environment = {"VERSION": workload.revision.version, "SWITCHES": str(self._switches)}
-        return Launch((sys.executable, "-S", str(REPLICA), "%(process_num)d"), environment)
-
-    @contextmanager
-    def _switched(self, name: str) -> Iterator[None]:
-        (self._switches / name).touch()
-        yield
-        (self._switches / name).unlink()
-
-    def make_unready(self, version: str) -> AbstractContextManager[None]:
-        return self._switched(f"unready-{version}")
-
-    def make_crashing(self, version: str) -> AbstractContextManager[None]:
-        return self._switched(f"crash-{version}")
-
-    @contextmanager
-    def lose_router(self) -> Iterator[None]:
-        self.runtime.stop_router()
-        yield
-        self.runtime.start_router()
-
-    def kill(self, name: str, slot: Slot) -> None:
-        os.kill(self.pid(f"{name}-{slot}"), signal.SIGKILL)
-
-    def pid(self, program: str) -> int:
-        pids = [info.pid for info in self.supervisor.processes() if info.group == program]
-        assert pids
-        assert pids[0]
-        return pids[0]
-
-    def write_log(self, name: str, slot: Slot, text: str) -> None:
-        until(lambda: self.runtime.probe(name, f"/log?{quote(text)}", slot).ok)
-
-    def job(self, script: str) -> tuple[str, ...]:
-        return ("-c", script)
 
 
 class RejectingRouter(Router):
@@ -151,7 +86,7 @@ def asked(service: Service, method: str, accept: str | None) -> tuple[int, dict[
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalHarness]:
     with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
-        harness = LocalHarness(Path(folder))
+        harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
         try:
             harness.bring_up()
             yield harness

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from dr_platform.platform import find_catalog
-from tests.e2e.platform_process import ATTEMPTS, ENVIRONMENT, Command
+from tests.e2e.platform_process import ATTEMPTS, ENVIRONMENT, PERFORMANCE, Command
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The second guide reads it after a deployment: ``make test | grep "Performance:"``."""
+    if line := config.stash.get(PERFORMANCE, ""):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ENVIRONMENT = "integration"
 """Bound to the local runtime its ports do not meet those of a developer's own `make up`."""
 
 ATTEMPTS = 2
 """How often the platform under test tries to mend something before it calls a person."""
+
+PERFORMANCE = pytest.StashKey[str]()
+"""What the platform said about its own performance, for the end of the test report."""
 
 
 @dataclass

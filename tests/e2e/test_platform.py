@@ -114,7 +114,7 @@ def test_the_conversation_answers_with_sources(platform: Command) -> None:
     "victim",
     [
         *("billing", "router", "redis", "postgres", "mongodb", "scylladb", "operations-db"),
-        *("dagster-daemon", "dagster-webserver", "dagster-code", "keeper", "supervisord"),
+        *("dagster-daemon", "dagster-webserver", "dagster-code", "controller", "keeper", "supervisord"),
     ],
 )
 def test_whatever_is_killed_comes_back_by_itself(platform: Command, victim: str) -> None:

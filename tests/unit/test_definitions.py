@@ -13,6 +13,7 @@ import pytest
 
 from dr_platform.definitions import build_definitions
 from dr_platform.health import looks
+from dr_platform.look import Cost
 from dr_platform.platform import Platform, find_catalog
 from dr_platform.resources import key_of
 from tests.catalogs import generated
@@ -129,7 +130,20 @@ def test_a_service_comes_after_the_fleet_its_needs_and_their_schema() -> None:
 
 def test_a_whole_run_evaluates_checks_in_few_steps() -> None:
     job = definitions().resolve_job_def("health")
-    assert len(job.nodes) <= 10
+    assert len(job.nodes) <= 25  # of so many kinds are checks, however many assets there are
+
+
+def check_steps(job: str) -> set[str]:
+    return {node.name for node in definitions().resolve_job_def(job).nodes if node.name.startswith("check_")}
+
+
+def test_what_costs_more_than_a_look_is_in_no_run_that_brings_something_up() -> None:
+    costs: dict[str, set[Cost]] = {}
+    for look in looks(platform()):
+        costs.setdefault(f"check_{look.asset[0]}_{look.check}", set()).add(look.cost)
+    assert check_steps("bring_up") == check_steps("remediate") == {n for n, c in costs.items() if c == {Cost.CHEAP}}
+    assert check_steps("hourly_checks") == {n for n, c in costs.items() if Cost.LOAD not in c}
+    assert check_steps("health") == set(costs)
 
 
 def test_sensors_and_schedules_run_from_the_start() -> None:
@@ -151,7 +165,7 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
 
 def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
     jobs = {job.name for job in definitions().resolve_all_job_defs()}
-    assert jobs >= {"bring_up", "health", "seed", "teardown", "retention", "remediate"}
+    assert jobs >= {"bring_up", "health", "seed", "teardown", "retention", "remediate", "hourly_checks"}
     assert jobs >= {"deploy", "rollback", "tend_rollouts"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs
 
@@ -177,7 +191,8 @@ def test_a_further_service_is_an_asset_with_checks_without_any_other_change(tmp_
         Platform.open("local", catalog=generated(tmp_path / "more", 4), state=Path("/nonexistent"))
     )
     added = set(more.resolve_asset_graph().asset_check_keys) - set(few.resolve_asset_graph().asset_check_keys)
-    assert {key.to_user_string() for key in added} == {"services/service-0003:healthy", "services/service-0003:hipaa"}
+    checks = ("healthy", "hipaa", "smoke", "access", "performance")
+    assert {key.to_user_string() for key in added} == {f"services/service-0003:{check}" for check in checks}
 
 
 def _in_a_fresh_interpreter(code: str, environment: str, folder: Path) -> subprocess.CompletedProcess[str]:

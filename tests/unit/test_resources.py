@@ -7,7 +7,7 @@ import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from dr_platform.errors import PlatformError, TemporaryFailure
-from dr_platform.health import Look
+from dr_platform.look import Cost, Look
 from dr_platform.remedy import Remedy
 from dr_platform.resources import attempt_request, carried_out, check_evaluation, check_result, escalation
 from dr_platform.verdict import Verdict
@@ -88,6 +88,13 @@ def test_each_attempt_of_each_episode_is_a_run_of_its_own() -> None:
     requests = [attempt_request(remedy, []) for remedy in remedies]
     assert len({request.run_key for request in requests}) == len(remedies)
     assert attempt_request(remedies[0], []).run_key == requests[0].run_key
+
+
+def test_an_attempt_brings_its_target_up_with_the_cheap_checks_alone() -> None:
+    target = ("services", "any")
+    looks = [Look(target, cost.value, "", lambda: Verdict(True, ""), cost=cost) for cost in Cost]
+    request = attempt_request(Remedy(target, 1, "why", "100"), looks)
+    assert request.asset_check_keys == [dg.AssetCheckKey(dg.AssetKey(list(target)), "cheap")]
 
 
 def test_an_escalation_is_shown_on_the_asset_with_its_reason_and_the_attempts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -135,6 +136,30 @@ def test_smoke_tests_that_fail_abort_at_weight_0_without_an_incident() -> None:
     assert outcome(deploy(world)) == "aborted"
     assert world.incidents() == []
     assert world.record().holds[0].revision.version == "2"
+
+
+def test_own_requests_that_the_router_refuses_before_it_knows_a_candidate_say_nothing_against_it() -> None:
+    world = World()
+    world.smoke_passes, world.traffic.refused_at_weight_0 = None, 5.0
+    ask(world.runtime, world.name, world.intent())
+
+    def each(second: int) -> None:
+        if second == 5:
+            world.smoke_passes, world.traffic.refused_at_weight_0 = True, 0.0
+
+    assert outcome(world.to_the_end(world.controller("a"), each)) == "promoted"
+
+
+def test_a_controller_that_ends_in_order_gives_its_lease_back_and_one_that_has_none_takes_none_away() -> None:
+    world = World()
+    holder, waiting, third = world.controller("a"), world.controller("b"), world.controller("c")
+    assert (holder.tick(), waiting.tick()) == (True, False)
+    stopped = threading.Event()
+    stopped.set()
+    waiting.run(stopped, 1.0)
+    assert third.tick() is False
+    holder.run(stopped, 1.0)
+    assert third.tick() is True
 
 
 def test_a_candidate_that_crashes_at_every_start_is_aborted_before_its_deadline() -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dr_platform.clock import SystemClock
-from dr_platform.health import Look
+from dr_platform.look import Cost, Look
 from dr_platform.verdict import Verdict
 from dr_platform.watch import COSTLY_AT_ONCE, REPEAT, Written, due, is_cadenced, look_at_all, name_of, worth_writing
 
@@ -20,8 +20,14 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GOOD, BAD, BLIND = Verdict(True, "good"), Verdict(False, "bad"), Verdict.unknown("dark")
 
 
-def look(layer: str = "services", name: str = "any", check: str = "healthy", act: Callable[[], Verdict] = lambda: GOOD):
-    return Look((layer, name), check, "", act)
+def look(
+    layer: str = "services",
+    name: str = "any",
+    check: str = "healthy",
+    act: Callable[[], Verdict] = lambda: GOOD,
+    cost: Cost = Cost.CHEAP,
+) -> Look:
+    return Look((layer, name), check, "", act, cost=cost)
 
 
 LOOK = look()
@@ -37,6 +43,7 @@ LOOK = look()
         (look("infrastructure", "router"), True),
         (look("infrastructure", "state"), False),
         (look("services", "fleet"), False),
+        (look(cost=Cost.THOROUGH), False),
         (look("schema"), False),
         (look("knowledge", check="retrieval"), False),
     ],
@@ -54,6 +61,12 @@ def test_what_a_run_promised_and_did_not_answer_is_looked_at_even_if_it_is_costl
     costly = look("schema")
     assert due([costly], {name_of(costly): Written(True, NOW)}) == []
     assert due([costly], {name_of(costly): Written(None, NOW, broken=True)}) == [costly]
+
+
+def test_no_sensor_puts_load_on_anything_even_where_a_run_left_a_check_without_an_answer() -> None:
+    heavy = look(check="performance", cost=Cost.LOAD)
+    assert due([heavy], {name_of(heavy): Written(None, NOW, broken=True)}) == []
+    assert due([heavy], {}) == []
 
 
 def test_costly_looks_have_their_turn_few_at_a_time() -> None:

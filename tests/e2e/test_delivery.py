@@ -1,0 +1,49 @@
+"""Guards delivery as a person meets it: a good version arrives, a bad one leaves by itself and is accounted for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.platform_process import Command, await_true
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+SERVICE = "relationship-mgmt"
+
+
+def shown(platform: Command) -> dict:
+    return platform.json("rollout", "show", SERVICE)
+
+
+def test_a_good_version_is_promoted_and_a_rollback_returns_to_the_one_before(platform: Command) -> None:
+    before = shown(platform)["stable"]
+    promoted = platform.json("deploy", SERVICE, "--version", "7.0.0", "--strategy", "blue-green")
+    assert (promoted["outcome"], promoted["from"], promoted["to"]) == ("promoted", before["version"], "7.0.0")
+    now = shown(platform)
+    assert (now["phase"], now["stable"]["version"], now["candidate"]) == ("stable", "7.0.0", None)
+    assert now["weights"][now["stable"]["slot"]] == 100
+    platform.ok("up")  # a deployed version stays when everything is brought up again
+    assert shown(platform)["stable"]["version"] == "7.0.0"
+    back = platform.json("rollback", SERVICE, "--reason", "a test")
+    assert (back["outcome"], back["to"]) == ("rolled_back", before["version"])
+    assert shown(platform)["stable"]["version"] == before["version"]
+
+
+def test_a_bad_version_is_reverted_by_itself_and_leaves_an_incident(platform: Command) -> None:
+    before = shown(platform)["stable"]
+    platform.ok("fault", "inject", SERVICE, "--version", "7.1.0", "--error-ratio", "1", "--after", "12s")
+    done = platform.run("deploy", SERVICE, "--version", "7.1.0", "--strategy", "blue-green", "--json")
+    assert done.returncode == 1, done.stderr
+    assert '"outcome": "rolled_back"' in done.stdout
+    assert shown(platform)["stable"] == before
+    platform.ok("fault", "clear")
+
+    def incidents() -> list[dict]:
+        return [i for i in platform.json("incident", "list") if i["service"] == SERVICE and i["status"] == "mitigated"]
+
+    await_true("the incident is told to its end", incidents, 30)
+    (incident,) = incidents()
+    assert incident["trigger"] in ("errors", "health")
+    assert incident["failed_requests"] > 0
+    assert incident["restored_s"] >= incident["detected_s"] >= 0
+    assert "Requests failed" in platform.ok("incident", "show", incident["id"], "--markdown")
