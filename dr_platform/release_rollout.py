@@ -257,6 +257,7 @@ class ReleaseRollout:
     def _plan_back(self, bundle: ReleaseBundle, began: Began, service: str | None) -> RollbackPlan:
         running = self.running(bundle)
         changed = [name for name in sorted(bundle.services) if self._changed(name, bundle, began, running)]
+        changed += sorted(began.before.keys() - bundle.services.keys() - running.services.keys())
         services = changed if service is None else [service]
         if not services or not set(services) <= set(changed):
             raise NothingToRollBack(
@@ -279,16 +280,18 @@ class ReleaseRollout:
         for number, name in enumerate(names):
             self._renew(bundle, episode.began.action)
             then, stable = episode.began.before.get(name), records.read(self.runtime, name).record.stable
-            if stable is None or (then is not None and stable.revision == then.revision):
-                continue  # it never came up, or is back already
+            if stable is not None and then is not None and stable.revision == then.revision:
+                continue  # it is back already
             if then is None:
                 self._retire(name)
             elif (why := self._not_back(name, then.revision, episode, bundle)) is not None:
                 raise WayBackStopped(bundle.name, names[number:], why)
 
     def _not_back(self, name: str, revision: Revision, episode: Episode, bundle: ReleaseBundle) -> str | None:
+        gone = records.read(self.runtime, name).record.stable is None  # the release retired it
+        ask_for = self.deployment if gone else self.rollback
         try:
-            intent = self.rollback(name, revision, f"{episode.id}-{name}-back", f"release {bundle.name} goes back")
+            intent = ask_for(name, revision, f"{episode.id}-{name}-back", f"release {bundle.name} goes back")
             outcome = self._rolled(name, intent, bundle, episode.began.action)
         except RolloutRefused as exc:
             return exc.what

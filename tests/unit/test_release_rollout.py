@@ -265,3 +265,25 @@ def test_an_older_release_than_a_contract_step_is_refused(estate: Estate) -> Non
     with pytest.raises(RollbackRefused):
         estate.driver().promote(release_3())
     assert estate.versions() == "222222"
+
+
+def test_services_that_a_release_retired_come_back_and_those_that_it_brought_are_retired(estate: Estate) -> None:
+    new = release_4()
+    fewer = new.model_copy(update={"services": {n: m for n, m in new.services.items() if n != F}})
+    estate.known.append(fewer)
+    assert estate.driver().promote(fewer).outcome is Outcome.DEPLOYED
+    assert estate.versions() == "22222-"
+    again = release_4(name="4.1")
+    assert estate.driver().promote(again).outcome is Outcome.DEPLOYED
+    assert estate.versions() == "222222"
+    assert estate.driver().roll_back(again).outcome is Outcome.ROLLED_BACK
+    assert estate.versions() == "22222-"
+
+
+def test_a_rollback_brings_back_what_the_release_had_retired(estate: Estate) -> None:
+    new = release_4()
+    fewer = new.model_copy(update={"services": {n: m for n, m in new.services.items() if n != F}})
+    estate.driver().promote(fewer)
+    assert estate.versions() == "22222-"
+    assert estate.driver().roll_back(fewer).outcome is Outcome.ROLLED_BACK
+    assert estate.versions() == "111111"
