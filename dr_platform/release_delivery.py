@@ -54,7 +54,7 @@ class NotReady(PlatformError):
         shut = [f"  {row.name}: {row.answer.message}" for row in table.rows if not row.answer.allow]
         candidate = table.candidate
         self.what = f"release {candidate.release} may not enter {candidate.environment}:\n" + "\n".join(shut)
-        self.untouched = f"every service and database of {candidate.environment}; nothing was begun"
+        self.untouched = f"every service and database of {candidate.environment}; this command began nothing"
         self.next_step = f"see `drp production-ready --release {candidate.release} --to {candidate.environment}`"
 
 
