@@ -23,7 +23,7 @@ from dr_platform.objects import AlreadyExists, local_objects
 from dr_platform.platform import Platform
 from dr_platform.promotion import GateTable, Risk
 from dr_platform.promotion.facts import HOLD, VERIFIED, release_subject
-from dr_platform.release_rollout import ReleaseRollout
+from dr_platform.release_rollout import FOLLOW_S, ReleaseRollout
 from dr_platform.releases.bundle import Member, ReleaseBundle, Step, diff
 from dr_platform.releases.changelog import Deployment, changelog_entry
 from dr_platform.releases.ledger import Ended, Episode, ReleaseLedger, current_release
@@ -95,7 +95,8 @@ class ReleaseNotDeployed(PlatformError):
         super().__init__(release, environment, why)
         self.what = f"release {release} was not deployed in {environment}: {why}"
         self.untouched = "services that are not named; the release is held out until a person lets it in"
-        self.next_step = f"find the cause with `drp incident list`, then `drp hold clear {release}` and promote again"
+        let_in = f"`drp hold clear {release} --to {environment}`"
+        self.next_step = f"find the cause with `drp incident list`, then {let_in}, and promote again"
 
 
 def release_store(platform: Platform) -> ReleaseStore:
@@ -194,6 +195,8 @@ def rollout(platform: Platform, actor: str, progress: Progress = silent) -> Rele
         actor=actor,
         declared=platform.catalog.release_of(platform.environment).name,
         progress=progress,
+        # Nothing is told during a bake, nor while it is prolonged for want of requests.
+        follow_s=FOLLOW_S + 5 * platform.environment.bake,
     )
 
 

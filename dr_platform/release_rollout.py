@@ -213,7 +213,24 @@ class ReleaseRollout:
         plan = plan_withdrawal((service,), as_if_there, episode.began.earlier, self.catalog)
         if isinstance(plan, RollbackRefusal) and Remedy.LOOK_AGAIN in plan.remains:
             raise UnreadableHistory(plan.unread)  # not decided: whoever repeats it looks again
-        return self.ledger.withdraw(episode, _withdrawal(service, why, plan))
+        withdrawal = _withdrawal(service, why, plan)
+        if isinstance(plan, RollbackPlan) and (obstacle := self._obstacle(plan)) is not None:
+            remains = (Remedy.ROLL_FORWARD, Remedy.MAINTENANCE)
+            withdrawal = Withdrawal(service=service, why=why, refused=obstacle.what, remains=remains)
+        return self.ledger.withdraw(episode, withdrawal)
+
+    def _obstacle(self, plan: RollbackPlan) -> RolloutRefused | None:
+        """Why one of them cannot go back, asked before the first does: half of a way back would leave
+        services that do not work with each other."""
+        for step in plan.steps:
+            stable = records.read(self.runtime, step.service).record.stable
+            if isinstance(step, RetireService) or stable is None or stable.revision == step.revision:
+                continue
+            try:
+                self.rollback(step.service, step.revision, "", "")
+            except RolloutRefused as exc:
+                return exc
+        return None
 
     def _require_whole(self, bundle: ReleaseBundle) -> None:
         if missing := tuple(name for name, member in bundle.services.items() if not self._takes(name, member.revision)):
@@ -249,7 +266,8 @@ class ReleaseRollout:
         if not deployed or deployed[-1].began.digest != bundle.digest:
             raise NothingToRollBack(bundle.name, "it is not the release that was promoted here last")
         began = deployed[-1].began
-        self._plan_back(bundle, began, service)  # refused before anything begins
+        if (obstacle := self._obstacle(self._plan_back(bundle, began, service))) is not None:
+            raise obstacle  # before anything begins, as what the plan itself refuses
         last = self.ledger.last()
         again = {"number": next_number(last), "action": "rollback", "by": self.actor, "at": self.clock.now()}
         return self.ledger.begin(began.model_copy(update=again))

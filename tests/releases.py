@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 
 from dr_platform.catalog.models import Strategy
 from dr_platform.clock import ManualClock
 from dr_platform.databases.port import Phase
-from dr_platform.objects import ObjectInfo, ObjectStore, local_objects
+from dr_platform.objects import ObjectInfo, ObjectStore, open_objects
 from dr_platform.release_rollout import ReleaseRollout
 from dr_platform.releases.bundle import Member, ReleaseBundle, Step
 from dr_platform.releases.ledger import Ended, Episode, ReleaseLedger
@@ -25,7 +24,7 @@ from dr_platform.rollout.controller import Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
 from dr_platform.rollout.record import Intent, Placement, Rollout, Smoke
-from dr_platform.rollout.requests import target_of
+from dr_platform.rollout.requests import RolloutRefused, target_of
 from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps, steps_of
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Lease, RecordVersion, Revision, Slot, Weights, Workload
@@ -141,16 +140,17 @@ class BusyClock(ManualClock):
 class Estate:
     """What runs, and who acts on it. ``bad``: versions whose smoke tests fail, by service."""
 
-    folder: Path
     clock: BusyClock = field(default_factory=BusyClock)
     bad: dict[str, str] = field(default_factory=dict)
     unreadable: bool = False
+    lost: str = ""
+    """A service whose image of before is not there any more."""
 
     def __post_init__(self) -> None:
         self.catalog = a_catalog(NEEDS, {name: [DATABASE] for name in NAMES})
         self.runtime = MemoryRuntime(self.clock)
         self.traffic = MemoryTraffic(self.runtime, self.clock)
-        self.objects = local_objects(self.folder)
+        self.objects = open_objects("memory://")
         self.applied = list(SCHEMA_3)
         self.known = [release_3(), release_4()]
         self.log: list[str] = []
@@ -245,6 +245,8 @@ class Estate:
         )
 
     def _rollback(self, service: str, revision: Revision, intent_id: str, reason: str) -> Intent:
+        if service == self.lost:
+            raise RolloutRefused(service, "its image is not there any more", "deploy another version")
         known = target_of(records.read(self.runtime, service).record, revision.version, lambda _r: None)
         assert known.revision == revision, known.against
         back = self._deployment(service, revision, intent_id, reason)

@@ -3,7 +3,8 @@ brought to the same end by repeating it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -18,8 +19,10 @@ from dr_platform.releases.ledger import Episode, ReleaseLedger
 from dr_platform.releases.plan import Remedy, RollbackRefused, UnreadableHistory
 from dr_platform.releases.tracker import Outcome
 from dr_platform.rollout import record as records
-from dr_platform.runtime.port import Weights
-from tests.releases import NEW, OLD, SCHEMA_4, A, C, D, E, Estate, F, Killed, Life, release_3, release_4
+from dr_platform.rollout.record import Record
+from dr_platform.rollout.requests import RolloutRefused
+from dr_platform.runtime.port import CLOSED
+from tests.releases import NEW, OLD, SCHEMA_4, A, B, C, D, E, Estate, F, Killed, Life, release_3, release_4
 
 pytestmark = pytest.mark.unit
 
@@ -27,8 +30,8 @@ FORWARD = [f"{letter} promoted" for letter in "abcdef"]
 
 
 @pytest.fixture
-def estate(tmp_path: Path) -> Estate:
-    return Estate(tmp_path)
+def estate() -> Estate:
+    return Estate()
 
 
 def last(estate: Estate) -> Episode:
@@ -89,17 +92,15 @@ def lives(life: Life) -> list[Life]:
 
 @pytest.mark.parametrize("away_s", [0, 40], ids=["repeated at once", "repeated when the rollout has ended"])
 @pytest.mark.parametrize("fails", ["", "e"])
-def test_killed_between_any_two_steps_the_repetition_reaches_the_same_end(
-    tmp_path: Path, fails: str, away_s: int
-) -> None:
-    def begun(number: int) -> Estate:
-        return Estate(tmp_path / f"{number}", bad={f"svc-{fails}": NEW} if fails else {})
+def test_killed_between_any_two_steps_the_repetition_reaches_the_same_end(fails: str, away_s: int) -> None:
+    def begun() -> Estate:
+        return Estate(bad={f"svc-{fails}": NEW} if fails else {})
 
-    whole, life = begun(0), Life()
+    whole, life = begun(), Life()
     expected = whole.driver(life).promote(release_4(SCHEMA_4))
     assert life.done > 10
-    for number, short in enumerate(lives(life), 1):
-        estate = begun(number)
+    for short in lives(life):
+        estate = begun()
         with pytest.raises(Killed):
             estate.driver(short).promote(release_4(SCHEMA_4))
         for _ in range(away_s):
@@ -118,17 +119,17 @@ def services(log: list[str]) -> list[str]:
     return [line for line in log if line.startswith("svc-")]
 
 
-def test_killed_at_any_step_of_a_rollback_the_repetition_reaches_the_same_end(tmp_path: Path) -> None:
-    def deployed(number: int) -> Estate:
-        estate = Estate(tmp_path / f"{number}")
+def test_killed_at_any_step_of_a_rollback_the_repetition_reaches_the_same_end() -> None:
+    def deployed() -> Estate:
+        estate = Estate()
         estate.driver().promote(release_4())
         estate.log.clear()
         return estate
 
-    whole, life = deployed(0), Life()
+    whole, life = deployed(), Life()
     whole.driver(life).roll_back(release_4())
-    for number, short in enumerate(lives(life), 1):
-        estate = deployed(number)
+    for short in lives(life):
+        estate = deployed()
         with pytest.raises(Killed):
             estate.driver(short).roll_back(release_4())
         assert estate.driver().roll_back(release_4()).outcome is Outcome.ROLLED_BACK
@@ -184,7 +185,7 @@ def test_what_could_not_be_looked_at_begins_nothing(estate: Estate) -> None:
 
 
 def test_another_release_waits_and_the_same_one_does_not(estate: Estate) -> None:
-    lease = estate.runtime.acquire_lease(LEASE, "promote sha256:another", records.timedelta(seconds=60))
+    lease = estate.runtime.acquire_lease(LEASE, "promote sha256:another", timedelta(seconds=60))
     assert lease is not None
     with pytest.raises(ReleaseUnderWay):
         estate.driver().promote(release_4())
@@ -235,29 +236,25 @@ def test_a_member_that_does_not_go_back_stops_those_that_would_follow_and_the_re
     assert estate.versions() == "222222"
 
 
-def aborted(record: records.Record) -> records.Record:
+def aborted(record: Record) -> Record:
     rollout = record.rollout
     assert rollout is not None
-    return record.with_rollout(records.replace(rollout, command="abort", commanded_by="olga"))
+    return record.with_rollout(replace(rollout, command="abort", commanded_by="olga"))
 
 
 def test_a_release_whose_traffic_went_elsewhere_meanwhile_is_not_called_deployed(estate: Estate) -> None:
-    tick, done = estate.clock.meanwhile, []
+    tick = estate.clock.meanwhile
 
     def meddling() -> None:
         tick()
-        if not done and records.read(estate.runtime, B_).record.last is not None:
-            done.append(True)
-            estate.runtime.route(B_, Weights(0, 0), 99)
+        if records.read(estate.runtime, B).record.last is not None:
+            estate.runtime.route(B, CLOSED, 99)
 
     estate.clock.meanwhile = meddling
     with pytest.raises(NotWhole) as missing:
         estate.driver().promote(release_4())
-    assert missing.value.args[1] == (B_,)
+    assert missing.value.args[1] == (B,)
     assert "ended" not in {kind for kind, _ in estate.told}
-
-
-B_ = "svc-b"
 
 
 def test_an_older_release_than_a_contract_step_is_refused(estate: Estate) -> None:
@@ -287,3 +284,23 @@ def test_a_rollback_brings_back_what_the_release_had_retired(estate: Estate) -> 
     assert estate.versions() == "22222-"
     assert estate.driver().roll_back(fewer).outcome is Outcome.ROLLED_BACK
     assert estate.versions() == "111111"
+
+
+def test_where_one_of_them_cannot_go_back_none_does(estate: Estate) -> None:
+    estate.lost, estate.bad = C, {E: NEW}
+    ended = estate.driver().promote(release_4())
+    assert ended.outcome is Outcome.FAILED
+    assert "its image is not there any more" in ended.why
+    assert Remedy.ROLL_FORWARD in ended.why
+    assert estate.versions() == "222211"
+    assert ends(estate.log)[-1] == "e aborted"
+
+
+def test_a_rollback_that_would_stop_half_way_is_refused_before_it_begins(estate: Estate) -> None:
+    estate.driver().promote(release_4())
+    estate.lost = C
+    estate.log.clear()
+    with pytest.raises(RolloutRefused):
+        estate.driver().roll_back(release_4(), E)
+    assert estate.log == []
+    assert len(ReleaseLedger(estate.objects).episodes()) == 1
