@@ -29,6 +29,7 @@ from dr_platform.readiness import (
     target_of,
     valid_for,
 )
+from dr_platform.releases.store import DamagedRelease
 
 ReleaseOption = Annotated[
     str | None, typer.Option("--release", help="A release of the catalog; the environment's own without it.")
@@ -193,6 +194,8 @@ def _judged(platform: Platform, case: Case) -> Judgement:
         plan = candidate_of(platform, asked.release, target).plan_digest
     except (UnknownEnvironment, UnknownRelease):
         return Refused("its release or environment is not known any more")
+    except DamagedRelease as exc:
+        return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))
     return judge(asked, case.approvals, plan, platform.clock.now(), required)
 

@@ -74,6 +74,9 @@ def test_exactly_those_go_back_whose_contracts_need_it(estate: Estate, fails: st
     forward = [f"{letter} promoted" for letter in "abcdef"[: "abcdef".index(fails)]]
     taken_back = [f"{fails} aborted", *(f"{letter} rolled_back" for letter in back)]
     assert ends(estate.log) == forward + taken_back
+    withdrawal = last(estate).withdrawal
+    assert withdrawal is not None
+    assert ends(list(withdrawal.back)) == [fails, *back]
 
 
 def test_a_candidate_that_fails_under_traffic_stops_the_release_as_well(estate: Estate) -> None:
