@@ -15,6 +15,7 @@ from assets.services import service_assets
 from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB
 from jobs.platform import asset_jobs, op_jobs
+from jobs.promotion import promotion_job
 from schedules.platform import schedule_definitions
 from sensors.health import health_sensor
 from sensors.processes import process_sensor
@@ -34,7 +35,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *knowledge_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform)],
+        jobs=[*jobs, *op_jobs(platform), promotion_job(platform)],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),
