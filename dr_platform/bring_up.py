@@ -7,7 +7,7 @@ Every function may be repeated; a repetition on a running platform changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -275,8 +275,10 @@ def _start_embedded(platform: Platform, name: str, progress: Progress) -> None:
     server.initialise(DATABASE_START_S)
 
 
-def apply_schema(platform: Platform, name: str, progress: Progress = silent) -> SchemaOutcome:
-    """Apply the migrations of one database that are not applied yet."""
+def apply_schema(
+    platform: Platform, name: str, progress: Progress = silent, *, only: Collection[str] | None = None
+) -> SchemaOutcome:
+    """Apply the migrations of one database that are not applied yet; of them those versions ``only``."""
     from dr_platform.databases.schema import migrate, read_steps
 
     started = platform.clock.monotonic()
@@ -285,7 +287,7 @@ def apply_schema(platform: Platform, name: str, progress: Progress = silent) -> 
     steps = read_steps(platform.catalog.database_folder(name) / "migrations")
     database = platform.connect(name, "admin")
     try:
-        applied = migrate(database, steps, progress)
+        applied = migrate(database, steps, progress, only=only)
         current = database.applied()
     finally:
         database.close()

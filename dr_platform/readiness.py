@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 from dr_platform.approvals import PROVEN, REHEARSAL, ApprovalDesk, PostgresApprovalStore
 from dr_platform.catalog import Environment
+from dr_platform.databases.schema import read_steps
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import Proof
 from dr_platform.objects import ObjectStore, local_objects, open_objects
-from dr_platform.platform import Platform, UnknownEnvironment, migrations_digest
+from dr_platform.platform import Platform, UnknownEnvironment
 from dr_platform.promotion import (
     Candidate,
     Facts,
@@ -35,6 +37,9 @@ from dr_platform.promotion import (
     release_digest,
 )
 from dr_platform.promotion.signed import SuiteResult, find, signing_key, store, trusted_key
+from dr_platform.releases.bundle import ReleaseBundle, Step, digest_of
+from dr_platform.releases.store import ReleaseStore
+from dr_platform.releases.store import UnknownRelease as NotCreated
 
 
 class UnknownRelease(PlatformError):
@@ -69,25 +74,54 @@ def source_of(platform: Platform, target: Environment) -> Environment | None:
 
 
 def candidate_of(platform: Platform, release: str | None, target: Environment) -> Candidate:
-    """What a release is made of, and what it would change in ``target``: versions and digests of all
-    services, migrations of all databases; configuration, replicas and strategies of the environment."""
+    """What a release is made of, and what it would change in ``target``: versions and images of all
+    services, schema steps of all databases; configuration, replicas and strategies of the environment.
+
+    The plan of a release that was created for ``target`` is of exactly that bundle, by its digest."""
     releases = platform.catalog.releases
     name = release or platform.catalog.release_of(target).name
-    if name not in releases:
+    if (bundle := created(platform, name, target)) is not None:
+        revisions = {service: member.revision for service, member in bundle.services.items()}
+        steps, planned = bundle.databases, bundle.digest
+    elif name in releases:
+        there = _there(platform, target, name)
+        revisions = {service: there.workload(service).revision for service in platform.catalog.services}
+        steps, planned = _catalog_steps(platform), ""
+    else:
         raise UnknownRelease(name, tuple(releases))
-    chosen = target.model_copy(update={"release": name})
-    there = Platform(platform.catalog, chosen, platform.state, clock=platform.clock)
-    workloads = {service: there.workload(service) for service in platform.catalog.services}
-    images = {s: f"{w.revision.version} {w.revision.digest}" for s, w in workloads.items()}
-    schemas = {database: migrations_digest(platform.catalog, database) for database in platform.catalog.databases}
+    images = {service: f"{revision.version} {revision.digest}" for service, revision in revisions.items()}
+    schemas = {database: digest_of([s.model_dump(mode="json") for s in found]) for database, found in steps.items()}
     digest = release_digest(name, images, schemas)
-    decided = {s: _decided(target, s, w.revision.config_hash, w.replicas) for s, w in workloads.items()}
-    return Candidate(name, digest, target.name, plan_digest(digest, target.name, decided))
+    decided = {service: _decided(platform, target, service, r.config_hash) for service, r in revisions.items()}
+    return Candidate(name, digest, target.name, plan_digest(planned or digest, target.name, decided))
 
 
-def _decided(target: Environment, service: str, config_hash: str, replicas: int) -> str:
-    override = target.services.get(service)
+def created(platform: Platform, name: str, target: Environment) -> ReleaseBundle | None:
+    """The release as it was created for ``target`` on this platform, if it was. Raises ``DamagedRelease``."""
+    if not platform.state.objects.is_dir():
+        return None
+    with suppress(NotCreated):
+        bundle = ReleaseStore(local_objects(platform.state.objects)).get(name)
+        return bundle if bundle.environment == target.name else None
+    return None
+
+
+def _catalog_steps(platform: Platform) -> dict[str, tuple[Step, ...]]:
+    catalog = platform.catalog
+    folders = {database: catalog.database_folder(database) / "migrations" for database in catalog.databases}
+    return {database: tuple(map(Step.of, read_steps(folder))) for database, folder in folders.items()}
+
+
+def _there(platform: Platform, target: Environment, release: str) -> Platform:
+    chosen = target.model_copy(update={"release": release})
+    return Platform(platform.catalog, chosen, platform.state, clock=platform.clock)
+
+
+def _decided(platform: Platform, target: Environment, name: str, config_hash: str) -> str:
+    override = target.services.get(name)
     strategy = (override.strategy if override else None) or target.strategies[0]
+    service = platform.catalog.services.get(name)
+    replicas = Platform(platform.catalog, target, platform.state).replicas_of(service) if service else 0
     return f"{config_hash} {replicas} {strategy}"
 
 

@@ -32,6 +32,7 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "secret_files": frozenset({"security", "hipaa"}),
     "identifiers": frozenset({"hipaa", "ai"}),
     "audit": frozenset({"hipaa", "integration"}),
+    "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {

@@ -7,6 +7,8 @@ from dr_platform.catalog.models import Strategy
 from dr_platform.platform import Platform
 from dr_platform.resources import TEND_JOB, by_a_program, carried_out, choice, intent_of, require
 
+ACTOR_TAG = "dr-platform/actor"
+"""Who started the run, where somebody said so."""
 REASON = dg.Field(str, default_value="", description="Why, for the record.")
 
 
@@ -34,7 +36,7 @@ def _deploy(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
             platform,
             asked["service"],
             asked["version"],
-            requested_by="job:deploy",
+            requested_by=context.run.tags.get(ACTOR_TAG, "job:deploy"),
             strategy=Strategy(asked["strategy"]) if "strategy" in asked else None,
             reason=asked["reason"],
             automatic=by_a_program(context.run),
@@ -73,7 +75,7 @@ def _rollback(platform: Platform, services: dg.Enum) -> dg.JobDefinition:
         make = lambda: delivery.rollback(  # noqa: E731 - made only where it was not asked for before
             platform,
             asked["service"],
-            requested_by="job:rollback",
+            requested_by=context.run.tags.get(ACTOR_TAG, "job:rollback"),
             to=asked.get("version"),
             pace=asked["pace"],
             reason=asked["reason"],

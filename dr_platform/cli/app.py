@@ -63,7 +63,7 @@ promotion_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
-app.add_typer(release_verbs.app, name="release")
+release_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

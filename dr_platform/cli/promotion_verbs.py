@@ -15,10 +15,11 @@ from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, jud
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import Person, signed_in_person
-from dr_platform.platform import Platform
+from dr_platform.platform import Platform, UnknownEnvironment
 from dr_platform.promotion import GateTable, Phase, Risk, Standing, attested_lines
 from dr_platform.promotion.table import NEVER_WAIVED
 from dr_platform.readiness import (
+    UnknownRelease,
     accepted_proofs,
     approval_desk,
     candidate_of,
@@ -28,6 +29,7 @@ from dr_platform.readiness import (
     target_of,
     valid_for,
 )
+from dr_platform.releases.store import DamagedRelease
 
 ReleaseOption = Annotated[
     str | None, typer.Option("--release", help="A release of the catalog; the environment's own without it.")
@@ -80,7 +82,7 @@ def production_ready(
     if as_json:
         print_json(table.as_json())
     else:
-        _show(table)
+        show_gate(table)
     if not table.passed:
         raise typer.Exit(ExitCode.UNAVAILABLE if table.unlooked else ExitCode.FAILED)
 
@@ -88,7 +90,8 @@ def production_ready(
 _COLOURS = {Standing.PASSED: "green", Standing.WAIVED: "magenta", Standing.FAILED: "red"}
 
 
-def _show(table: GateTable) -> None:
+def show_gate(table: GateTable) -> None:
+    """The whole gate as a table, with what it amounts to."""
     candidate = table.candidate
     # A name is typed after `drp attest` and `drp waive`, so none is cut.
     shown = Table(Column("row", overflow="fold"), "phase", "", "what", "found", box=None)
@@ -186,11 +189,13 @@ def void(
 
 def _judged(platform: Platform, case: Case) -> Judgement:
     asked = case.request
-    known = asked.environment in platform.catalog.environments and asked.release in platform.catalog.releases
-    if not known:
-        return Refused("its release or environment is not in the catalog any more")
-    target = platform.catalog.environments[asked.environment]
-    plan = candidate_of(platform, asked.release, target).plan_digest
+    try:
+        target = target_of(platform, asked.environment)
+        plan = candidate_of(platform, asked.release, target).plan_digest
+    except (UnknownEnvironment, UnknownRelease):
+        return Refused("its release or environment is not known any more")
+    except DamagedRelease as exc:
+        return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))
     return judge(asked, case.approvals, plan, platform.clock.now(), required)
 

@@ -1,4 +1,4 @@
-"""``drp release``: make releases immutable, show and compare them."""
+"""``drp release`` and ``drp promote``: make releases immutable, compare them, deploy and take them back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from dr_platform.catalog import Release
-from dr_platform.cli.context import JsonOption, console, platform_of, print_json
+from dr_platform.cli.context import Choice, JsonOption, console, platform_of, print_json, say
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import current_actor
 from dr_platform.platform import Platform
 from dr_platform.releases.bundle import ReleaseBundle, ReleaseDiff, ServiceChange, create, diff, variant
+from dr_platform.releases.ledger import Ended
 from dr_platform.releases.store import DamagedRelease, ReleaseStore
 from dr_platform.runtime.port import UnknownService
 
@@ -99,9 +100,9 @@ def _composed(platform: Platform, release: Release) -> ReleaseBundle:
 
 
 def _store(platform: Platform) -> ReleaseStore:
-    from dr_platform.objects import local_objects
+    from dr_platform.release_delivery import release_store
 
-    return ReleaseStore(local_objects(platform.state.objects))
+    return release_store(platform)
 
 
 def _document(bundle: ReleaseBundle) -> dict[str, Any]:
@@ -208,3 +209,65 @@ def _row(store: ReleaseStore, name: str) -> dict[str, str]:
         "created_by": bundle.created_by,
         "description": bundle.description,
     }
+
+
+def promote(
+    context: typer.Context,
+    release: Annotated[str, typer.Argument(help="A release that was created for the environment.")],
+    to: Annotated[str, typer.Option("--to", help="The environment to deploy it in.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Deploy a release as a whole, if the environment's gate is open; 0 only when it was deployed."""
+    from dr_platform import release_delivery
+    from dr_platform.cli.promotion_verbs import show_gate
+
+    platform = _opened_for(context, to)
+    try:
+        ended = release_delivery.promote(platform, release, current_actor(), say)
+    except release_delivery.NotReady as exc:
+        if as_json:
+            print_json({"release": release, "environment": to, "outcome": "refused", "gate": exc.table.as_json()})
+        else:
+            show_gate(exc.table)
+        raise
+    _show_ended(release, to, ended, as_json)
+
+
+def _opened_for(context: typer.Context, environment: str) -> Platform:
+    """The environment named by ``--env`` must be this one; without ``--env`` it is opened."""
+    choice: Choice = context.obj
+    if isinstance(choice, Choice) and choice.environment is None:
+        return replace(choice, environment=environment).platform()
+    platform = choice.platform()
+    if platform.environment.name != environment:
+        raise typer.BadParameter(f"--env names {platform.environment.name}; leave it out", param_hint="--to")
+    return platform
+
+
+@app.command(name="rollback")
+def roll_back(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The release that was promoted here last.")],
+    service: Annotated[
+        str | None, typer.Option(help="Only this service, with those whose contracts need it to go along.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a promoted release back to what ran before it, dependents first; refused after a contract step."""
+    from dr_platform import release_delivery
+
+    platform = platform_of(context)
+    ended = release_delivery.roll_back(platform, name, current_actor(), say, service=service)
+    _show_ended(name, platform.environment.name, ended, as_json)
+
+
+def _show_ended(release: str, environment: str, ended: Ended, as_json: bool) -> None:
+    if as_json:
+        print_json({"release": release, "environment": environment, **ended.model_dump(mode="json")})
+    else:
+        console.print(f"release {release} in {environment}: {ended.outcome} ({ended.why})", markup=False)
+
+
+def register(root: typer.Typer) -> None:
+    root.command()(promote)
+    root.add_typer(app, name="release")

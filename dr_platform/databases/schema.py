@@ -28,7 +28,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dr_platform.databases.port import (
@@ -72,6 +72,16 @@ class MigrationFailed(PlatformError):
         self.what = f"{name}: migration {version} failed at {where}: {reason}"
         self.untouched = left
         self.next_step = "correct the file (it is not recorded as applied) and run `drp up` again"
+
+
+class StepBefore(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str, before: str) -> None:
+        super().__init__(name, version, before)
+        self.what = f"{name}: migration {version} cannot be applied while {before}, which is missing, waits"
+        self.untouched = f"the schema of {name}"
+        self.next_step = f"apply {before} first, or leave it to a later release under a higher version"
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -229,14 +239,33 @@ def plan(name: str, steps: Sequence[SchemaStep], applied: Sequence[AppliedStep])
     return tuple(step for step in steps if find_applied(name, step, applied) is None)
 
 
-def migrate(db: ManagedDatabase, steps: Sequence[SchemaStep], progress: Progress = silent) -> tuple[AppliedStep, ...]:
-    """Bring the schema up to the last step and let the application's login use it.
+def chosen(name: str, missing: Sequence[SchemaStep], only: Collection[str] | None) -> tuple[SchemaStep, ...]:
+    """Of the missing steps those to apply now. A database takes its steps by version, so they must be
+    the first ones; raises ``StepBefore``."""
+    now = tuple(step for step in missing if only is None or step.version in only)
+    for step, expected in zip(now, missing, strict=False):
+        if step is not expected:
+            raise StepBefore(name, step.version, expected.version)
+    return now
+
+
+def migrate(
+    db: ManagedDatabase,
+    steps: Sequence[SchemaStep],
+    progress: Progress = silent,
+    *,
+    only: Collection[str] | None = None,
+) -> tuple[AppliedStep, ...]:
+    """Bring the schema up to the last step and let the application's login use it. With ``only``, a
+    set of versions, the others wait: those of a later phase, until the services are deployed.
 
     Returns the steps that were missing; a second call returns none and changes nothing. Of two
-    runners at once each step is applied by one of them. ``db`` has the role ``admin``.
+    runners at once each step is applied by one of them. ``db`` has the role ``admin``. All steps are
+    compared first, also those that wait. Raises ``StepBefore`` where one that waits has a lower version
+    than one that does not.
     """
     name = db.database.name
-    missing = plan(name, steps, db.applied())
+    missing = chosen(name, plan(name, steps, db.applied()), only)
     done: list[AppliedStep] = []
     for number, step in enumerate(missing, start=1):
         progress(f"{name}: applying {step.version} {step.description} ({number} of {len(missing)})")

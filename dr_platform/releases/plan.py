@@ -326,8 +326,35 @@ def plan_rollback(
     Raises ``UnplannableRelease`` where the service is as in the release before.
     """
     _require_change(service, running, previous)
-    needs = {name: known.needs.services for name, known in catalog.services.items()}
-    members = rollback_set(service, running.contracts, previous.contracts, needs)
+    members = rollback_set(service, running.contracts, previous.contracts, _needs(catalog))
+    return _judged(service, members, running, previous, catalog)
+
+
+def plan_withdrawal(
+    services: Sequence[str], running: Running, previous: ReleaseBundle, catalog: Catalog
+) -> RollbackPlan | RollbackRefusal:
+    """The same for several at once, also where only half of a release was deployed: a service whose
+    turn had not come takes back what it cannot work with. ``services``: at least one, the first names
+    the plan; each differs from the release before. What nobody's contract needs stays."""
+    current, before, needs = running.contracts, previous.contracts, _needs(catalog)
+    going: set[str] = set()
+    waiting = list(services)
+    while waiting:
+        for service in waiting:
+            going.update(rollback_set(service, current, before, needs))
+        stranded = unmet(_afterwards(going, current, before))
+        waiting = sorted({needed for _, needed in stranded if needed in running.services} - going)
+    members = tuple(reversed(in_dependency_order(going, {**before, **current}, needs)))
+    return _judged(services[0], members, running, previous, catalog)
+
+
+def _needs(catalog: Catalog) -> dict[str, Collection[str]]:
+    return {name: known.needs.services for name, known in catalog.services.items()}
+
+
+def _judged(
+    service: str, members: tuple[str, ...], running: Running, previous: ReleaseBundle, catalog: Catalog
+) -> RollbackPlan | RollbackRefusal:
     databases = _databases_of(members, catalog)
     contracted = _contracted(running, previous, databases)
     unread = tuple(name for name in databases if running.applied.get(name, ()) is None)

@@ -160,12 +160,20 @@ def over_budget(own: Iterable[datetime], fleet: Iterable[datetime], now: datetim
 
 
 def follow(
-    runtime: Runtime, service: str, intent: str, clock: Clock, timeout_s: float, progress: Progress = silent
+    runtime: Runtime,
+    service: str,
+    intent: str,
+    clock: Clock,
+    timeout_s: float,
+    progress: Progress = silent,
+    *,
+    each_look: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Watch until the rollout of this intent has ended. Stopping to watch stops nothing. Raises
-    ``NobodyActs`` when nothing moves for ``timeout_s``."""
+    """Watch until the rollout of this intent has ended. Stopping to watch stops nothing, and an error
+    of ``each_look`` stops it. Raises ``NobodyActs`` when nothing moves for ``timeout_s``."""
     said, moved = "", clock.monotonic()
     while True:
+        each_look()
         record = _read(runtime, service, clock)
         if record is not None:
             if record.last is not None and record.last.rollout == intent:

@@ -31,6 +31,7 @@ from dr_platform.releases.plan import (
     deployment_order,
     known_steps,
     plan_rollback,
+    plan_withdrawal,
     rollback_set,
 )
 from tests.release_values import a_bundle, a_catalog, a_member, a_revision, a_step, shipped
@@ -407,3 +408,41 @@ class TestDeploymentOrder:
     def test_a_release_of_services_that_the_catalog_lost_is_refused_by_name(self) -> None:
         with pytest.raises(UnplannableRelease, match="ghost"):
             deployment_order(a_bundle({"ghost": a_member()}), Running(), CATALOG)
+
+
+class TestWithdrawal:
+    """A release that stopped at a service, which went back by itself already."""
+
+    @unhurried
+    @given(two_releases(), st.data())
+    def test_wherever_it_stops_what_runs_afterwards_fits_and_no_member_is_superfluous(
+        self, two: Two, data: st.DataObject
+    ) -> None:
+        new, before, catalog = a_bundle(two.current), a_bundle(two.previous), two.catalog()
+        steps = [s for s in deployment_order(new, Running(two.previous), catalog) if isinstance(s, DeployService)]
+        at = data.draw(st.integers(0, len(steps) - 1))
+        running = Running(two.previous)
+        for step in steps[: at + 1]:
+            running = carried_out(running, step, new)
+        failed = steps[at].service
+        plan = plan_withdrawal((failed,), running, before, catalog)
+        assert isinstance(plan, RollbackPlan)
+        going = set(plan.members)
+        assert failed in going
+        assert going <= {step.service for step in steps[: at + 1]}
+        assert after_rolling_back(going, running.contracts, before.contracts)
+        others = going - {failed}
+        for chosen in chain.from_iterable(combinations(sorted(others), size) for size in range(len(others))):
+            assert not after_rolling_back({failed, *chosen}, running.contracts, before.contracts)
+
+    def test_a_service_whose_turn_had_not_come_takes_back_what_it_cannot_work_with(self) -> None:
+        before = {"api": a_member("1.0.0", store="1"), "mail": a_member("1.0.0"), "store": a_member("1.0.0")}
+        half = {**before, "store": a_member("2.0.0", "2"), "mail": a_member("2.0.0")}
+        plan = plan_withdrawal(("mail",), Running(half), a_bundle(before), CATALOG)
+        assert isinstance(plan, RollbackPlan)
+        assert set(plan.members) == {"mail", "store"}
+
+    def test_after_a_contract_step_it_is_refused_as_one_service_is(self) -> None:
+        refusal = plan_withdrawal(("store", "mail"), having(NOW, postgres=NEW), THEN, CATALOG)
+        assert isinstance(refusal, RollbackRefusal)
+        assert refusal.contracted == (("postgres", "1.4.0"),)

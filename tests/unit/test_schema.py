@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_platform.databases.port import AppliedStep, EditedMigration, OutOfOrderMigration, Phase, SchemaStep
-from dr_platform.databases.schema import MalformedMigrations, find_applied, plan, read_steps, text_of, version_key
+from dr_platform.databases.schema import (
+    MalformedMigrations,
+    StepBefore,
+    chosen,
+    find_applied,
+    plan,
+    read_steps,
+    text_of,
+    version_key,
+)
 from dr_platform.errors import ExitCode
 
 pytestmark = pytest.mark.unit
@@ -199,6 +208,15 @@ class TestPlanning:
         steps = tuple(a_step(version) for version in sorted(versions, key=version_key))
         applied = [recorded(step.version) for step in steps[:count]]
         assert plan("db", steps, applied) == steps[count:]
+
+    def test_steps_that_wait_are_left_out_and_none_overtakes_one_that_is_missing(self) -> None:
+        first, *later = self.STEPS
+        assert chosen("db", self.STEPS, None) == self.STEPS
+        assert chosen("db", self.STEPS, {first.version}) == (first,)
+        assert chosen("db", later, {first.version}) == ()
+        with pytest.raises(StepBefore) as refused:
+            chosen("db", self.STEPS, {later[0].version})
+        assert first.version in str(refused.value)
 
     @given(VERSIONS, VERSIONS)
     def test_versions_compare_like_their_numbers(self, left: str, right: str) -> None:

@@ -1,0 +1,309 @@
+"""Guards carrying out a release: its order, what goes back and what does not, and that a killed one is
+brought to the same end by repeating it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dr_platform.release_rollout import (
+    LEASE,
+    NothingToRollBack,
+    NotWhole,
+    ReleaseUnderWay,
+    WayBackStopped,
+)
+from dr_platform.releases.ledger import Episode, ReleaseLedger
+from dr_platform.releases.plan import Remedy, RollbackRefused, UnreadableHistory
+from dr_platform.releases.tracker import Outcome
+from dr_platform.rollout import record as records
+from dr_platform.rollout.record import Record
+from dr_platform.rollout.requests import RolloutRefused
+from dr_platform.runtime.port import CLOSED
+from tests.releases import NEW, OLD, SCHEMA_4, A, B, C, D, E, Estate, F, Killed, Life, release_3, release_4
+
+pytestmark = pytest.mark.unit
+
+FORWARD = [f"{letter} promoted" for letter in "abcdef"]
+
+
+@pytest.fixture
+def estate() -> Estate:
+    return Estate()
+
+
+def last(estate: Estate) -> Episode:
+    episode = ReleaseLedger(estate.objects).last()
+    assert episode is not None
+    return episode
+
+
+def ends(log: list[str]) -> list[str]:
+    return [line.removeprefix("svc-") for line in log]
+
+
+def test_services_are_deployed_providers_first_between_steps_that_expand_and_steps_that_contract(
+    estate: Estate,
+) -> None:
+    ended = estate.driver().promote(release_4(SCHEMA_4))
+    assert ended.outcome is Outcome.DEPLOYED
+    assert estate.versions() == "222222"
+    assert ends(estate.log) == ["expand 2.0", *FORWARD, "contract 2.1"]
+    assert set(estate.told.values()) == {"promote", "deployed"}
+
+
+@pytest.mark.parametrize(
+    ("fails", "runs", "back"),
+    [
+        pytest.param("a", "111111", [], id="the first alone"),
+        pytest.param("b", "211111", [], id="its provider stays"),
+        pytest.param("c", "221111", [], id="the breaking one before anybody needs it"),
+        pytest.param("d", "221111", ["c"], id="the breaking one goes along"),
+        pytest.param("e", "221111", ["d", "c"], id="everybody whose contract needs it, dependents first"),
+        pytest.param("f", "222221", [], id="one that requires nothing leaves all others"),
+    ],
+)
+def test_exactly_those_go_back_whose_contracts_need_it(estate: Estate, fails: str, runs: str, back: list[str]) -> None:
+    estate.bad = {f"svc-{fails}": NEW}
+    ended = estate.driver().promote(release_4())
+    assert ended.outcome is Outcome.FAILED
+    assert "its smoke tests failed" in ended.why
+    assert estate.versions() == runs
+    forward = [f"{letter} promoted" for letter in "abcdef"[: "abcdef".index(fails)]]
+    taken_back = [f"{fails} aborted", *(f"{letter} rolled_back" for letter in back)]
+    assert ends(estate.log) == forward + taken_back
+    withdrawal = last(estate).withdrawal
+    assert withdrawal is not None
+    assert ends(list(withdrawal.back)) == [fails, *back]
+
+
+def test_a_candidate_that_fails_under_traffic_stops_the_release_as_well(estate: Estate) -> None:
+    estate.traffic.error_ratio = {NEW: 0.5}
+    assert estate.driver().promote(release_4()).outcome is Outcome.FAILED
+    assert estate.versions() == "111111"
+    assert last(estate).withdrawal is not None
+
+
+def lives(life: Life) -> list[Life]:
+    """One that ends before each thing that was done, and some that end while they wait."""
+    return [Life(number) for number in range(life.done)] + [
+        Life(looks_left=number) for number in range(0, life.looks, 15)
+    ]
+
+
+@pytest.mark.parametrize("away_s", [0, 40], ids=["repeated at once", "repeated when the rollout has ended"])
+@pytest.mark.parametrize("fails", ["", "e"])
+def test_killed_between_any_two_steps_the_repetition_reaches_the_same_end(fails: str, away_s: int) -> None:
+    def begun() -> Estate:
+        return Estate(bad={f"svc-{fails}": NEW} if fails else {})
+
+    whole, life = begun(), Life()
+    expected = whole.driver(life).promote(release_4(SCHEMA_4))
+    assert life.done > 10
+    for short in lives(life):
+        estate = begun()
+        with pytest.raises(Killed):
+            estate.driver(short).promote(release_4(SCHEMA_4))
+        for _ in range(away_s):
+            estate.clock.sleep(1.0)
+        ended = estate.driver().promote(release_4(SCHEMA_4))
+        assert (ended.outcome, ended.why) == (expected.outcome, expected.why), short
+        assert estate.versions() == whole.versions(), short
+        assert estate.applied == whole.applied, short
+        # No service is deployed or taken back twice.
+        assert services(estate.log) == services(whole.log), short
+        assert last(estate).withdrawal == last(whole).withdrawal
+        assert estate.told == whole.told
+
+
+def services(log: list[str]) -> list[str]:
+    return [line for line in log if line.startswith("svc-")]
+
+
+def test_killed_at_any_step_of_a_rollback_the_repetition_reaches_the_same_end() -> None:
+    def deployed() -> Estate:
+        estate = Estate()
+        estate.driver().promote(release_4())
+        estate.log.clear()
+        return estate
+
+    whole, life = deployed(), Life()
+    whole.driver(life).roll_back(release_4())
+    for short in lives(life):
+        estate = deployed()
+        with pytest.raises(Killed):
+            estate.driver(short).roll_back(release_4())
+        assert estate.driver().roll_back(release_4()).outcome is Outcome.ROLLED_BACK
+        assert estate.versions() == "111111"
+        assert estate.log == whole.log, short
+
+
+def test_a_release_goes_back_as_a_whole_dependents_first(estate: Estate) -> None:
+    estate.driver().promote(release_4())
+    estate.log.clear()
+    ended = estate.driver().roll_back(release_4())
+    assert ended.outcome is Outcome.ROLLED_BACK
+    assert estate.versions() == "111111"
+    assert ends(estate.log) == [f"{letter} rolled_back" for letter in "fedcba"]
+    with pytest.raises(NothingToRollBack):
+        estate.driver().roll_back(release_4())
+
+
+@pytest.mark.parametrize(
+    ("service", "runs"),
+    [
+        pytest.param(A, "122222", id="nobody's contract needs it"),
+        pytest.param(C, "221112", id="the breaking one takes both that require it"),
+        pytest.param(E, "221112", id="one of those takes the breaking one, and so the other"),
+        pytest.param(F, "222221", id="the last"),
+    ],
+)
+def test_one_service_goes_back_with_exactly_those_that_must_go_along(estate: Estate, service: str, runs: str) -> None:
+    estate.driver().promote(release_4())
+    estate.driver().roll_back(release_4(), service)
+    assert estate.versions() == runs
+
+
+def test_after_a_contract_step_nothing_goes_back_and_it_is_said_what_remains(estate: Estate) -> None:
+    estate.driver().promote(release_4(SCHEMA_4))
+    estate.log.clear()
+    episodes = len(ReleaseLedger(estate.objects).episodes())
+    with pytest.raises(RollbackRefused) as refused:
+        estate.driver().roll_back(release_4(SCHEMA_4))
+    assert Remedy.ROLL_FORWARD in refused.value.next_step
+    assert Remedy.MAINTENANCE in refused.value.next_step
+    assert estate.versions() == "222222"
+    assert estate.log == []
+    assert len(ReleaseLedger(estate.objects).episodes()) == episodes
+
+
+def test_what_could_not_be_looked_at_begins_nothing(estate: Estate) -> None:
+    estate.unreadable = True
+    with pytest.raises(UnreadableHistory):
+        estate.driver().promote(release_4())
+    assert ReleaseLedger(estate.objects).last() is None
+    assert estate.log == []
+
+
+def test_another_release_waits_and_the_same_one_does_not(estate: Estate) -> None:
+    lease = estate.runtime.acquire_lease(LEASE, "promote sha256:another", timedelta(seconds=60))
+    assert lease is not None
+    with pytest.raises(ReleaseUnderWay):
+        estate.driver().promote(release_4())
+    assert estate.log == []
+    estate.runtime.release_lease(lease)
+    with pytest.raises(Killed):
+        estate.driver(Life(4)).promote(release_4())
+    assert estate.driver().promote(release_4()).outcome is Outcome.DEPLOYED
+
+
+def test_repeating_a_release_that_runs_adds_nothing(estate: Estate) -> None:
+    first = estate.driver().promote(release_4())
+    log = list(estate.log)
+    assert estate.driver().promote(release_4()) == first
+    assert estate.log == log
+    assert len(ReleaseLedger(estate.objects).episodes()) == 1
+
+
+def test_a_release_that_failed_is_tried_anew_and_goes_back_to_what_ran_before_the_first_try(estate: Estate) -> None:
+    estate.bad = {D: NEW}
+    estate.driver().promote(release_4())
+    assert estate.versions() == "221111"
+    estate.bad = {}
+    assert estate.driver().promote(release_4()).outcome is Outcome.DEPLOYED
+    assert estate.versions() == "222222"
+    estate.driver().roll_back(release_4())
+    assert estate.versions() == "111111"
+
+
+def test_a_member_that_does_not_go_back_stops_those_that_would_follow_and_the_repetition_goes_on(
+    estate: Estate,
+) -> None:
+    estate.driver().promote(release_4())
+    estate.bad = {E: OLD}
+    estate.clock.meanwhile, tick = lambda: None, estate.clock.meanwhile
+
+    def person() -> None:
+        """Takes back the rollback that is paused."""
+        tick()
+        rollout = records.read(estate.runtime, E).record.rollout
+        if rollout is not None and not rollout.phase.reverting and rollout.command is None:
+            records.change(estate.runtime, E, aborted)
+
+    estate.clock.meanwhile = person
+    with pytest.raises(WayBackStopped) as stopped:
+        estate.driver().roll_back(release_4(), C)
+    assert stopped.value.args[1] == (E, D, C)
+    assert estate.versions() == "222222"
+
+
+def aborted(record: Record) -> Record:
+    rollout = record.rollout
+    assert rollout is not None
+    return record.with_rollout(replace(rollout, command="abort", commanded_by="olga"))
+
+
+def test_a_release_whose_traffic_went_elsewhere_meanwhile_is_not_called_deployed(estate: Estate) -> None:
+    tick = estate.clock.meanwhile
+
+    def meddling() -> None:
+        tick()
+        if records.read(estate.runtime, B).record.last is not None:
+            estate.runtime.route(B, CLOSED, 99)
+
+    estate.clock.meanwhile = meddling
+    with pytest.raises(NotWhole) as missing:
+        estate.driver().promote(release_4())
+    assert missing.value.args[1] == (B,)
+    assert "ended" not in {kind for kind, _ in estate.told}
+
+
+def test_an_older_release_than_a_contract_step_is_refused(estate: Estate) -> None:
+    estate.driver().promote(release_4(SCHEMA_4))
+    with pytest.raises(RollbackRefused):
+        estate.driver().promote(release_3())
+    assert estate.versions() == "222222"
+
+
+def test_services_that_a_release_retired_come_back_and_those_that_it_brought_are_retired(estate: Estate) -> None:
+    new = release_4()
+    fewer = new.model_copy(update={"services": {n: m for n, m in new.services.items() if n != F}})
+    estate.known.append(fewer)
+    assert estate.driver().promote(fewer).outcome is Outcome.DEPLOYED
+    assert estate.versions() == "22222-"
+    again = release_4(name="4.1")
+    assert estate.driver().promote(again).outcome is Outcome.DEPLOYED
+    assert estate.versions() == "222222"
+    assert estate.driver().roll_back(again).outcome is Outcome.ROLLED_BACK
+    assert estate.versions() == "22222-"
+
+
+def test_a_rollback_brings_back_what_the_release_had_retired(estate: Estate) -> None:
+    new = release_4()
+    fewer = new.model_copy(update={"services": {n: m for n, m in new.services.items() if n != F}})
+    estate.driver().promote(fewer)
+    assert estate.versions() == "22222-"
+    assert estate.driver().roll_back(fewer).outcome is Outcome.ROLLED_BACK
+    assert estate.versions() == "111111"
+
+
+def test_where_one_of_them_cannot_go_back_none_does(estate: Estate) -> None:
+    estate.lost, estate.bad = C, {E: NEW}
+    ended = estate.driver().promote(release_4())
+    assert ended.outcome is Outcome.FAILED
+    assert "its image is not there any more" in ended.why
+    assert Remedy.ROLL_FORWARD in ended.why
+    assert estate.versions() == "222211"
+    assert ends(estate.log)[-1] == "e aborted"
+
+
+def test_a_rollback_that_would_stop_half_way_is_refused_before_it_begins(estate: Estate) -> None:
+    estate.driver().promote(release_4())
+    estate.lost = C
+    estate.log.clear()
+    with pytest.raises(RolloutRefused):
+        estate.driver().roll_back(release_4(), E)
+    assert estate.log == []
+    assert len(ReleaseLedger(estate.objects).episodes()) == 1
