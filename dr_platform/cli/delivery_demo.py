@@ -19,7 +19,6 @@ from dr_platform.rollout.record import Outcome
 from dr_platform.rollout.requests import ask, follow
 
 ERROR_RATIO, AFTER_S = 0.2, 10.0
-_PATIENCE_S = 120.0
 
 
 class DemoFailed(PlatformError):
@@ -59,7 +58,7 @@ def _deploy(platform: Platform, service: str, version: str) -> Outcome:
         platform, service, version, requested_by=current_actor(), strategy=Strategy.CANARY, reason="demonstration"
     )
     ask(platform.runtime, service, intent)
-    return follow(platform.runtime, service, intent.id, platform.clock, _PATIENCE_S, say)
+    return follow(platform.runtime, service, intent.id, platform.clock, delivery.FOLLOW_LIMIT_S, say)
 
 
 def _report(platform: Platform, service: str, good: str, incident: str) -> None:

@@ -170,16 +170,19 @@ def follow(
     each_look: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Watch until the rollout of this intent has ended. Stopping to watch stops nothing, and an error
-    of ``each_look`` stops it. Raises ``NobodyActs`` when nothing moves for ``timeout_s``."""
-    said, moved = "", clock.monotonic()
+    of ``each_look`` stops it. Raises ``NobodyActs`` when the record does not change for ``timeout_s``:
+    during a watch of any length its evidence changes with each look."""
+    said, moved, before = "", clock.monotonic(), None
     while True:
         each_look()
         record = _read(runtime, service, clock)
         if record is not None:
             if record.last is not None and record.last.rollout == intent:
                 return record.last
+            if record != before:
+                before, moved = record, clock.monotonic()
             if (line := describe(record, intent)) != said:
-                said, moved = line, clock.monotonic()
+                said = line
                 progress(f"{service}: {line}")
             if record.rollout is not None and record.rollout.paused is not None:
                 moved = clock.monotonic()

@@ -10,9 +10,10 @@ import pytest
 
 from dr_platform.catalog.models import Strategy
 from dr_platform.errors import PlatformError, TemporaryFailure
+from dr_platform.rollout.controller import Controller
 from dr_platform.rollout.record import Phase, Record
-from dr_platform.rollout.requests import RolloutRefused, ask, steer
-from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps, steps_of
+from dr_platform.rollout.requests import NobodyActs, RolloutRefused, ask, follow, steer
+from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, Step, rollback_steps, steps_of
 from dr_platform.runtime.port import CLOSED, ProbeResult, Runtime, Slot, Weights
 from tests.rollouts import World, answer
 
@@ -474,3 +475,37 @@ def test_an_unreadable_router_delays_and_a_request_without_an_answer_is_a_failed
 
     assert outcome(world.to_the_end(world.controller("a"), each)) in ("promoted", "rolled_back")
     assert ProbeResult(None).ok is False
+
+
+class Acting:
+    """The world's clock; whenever somebody sleeps on it, the controller looks."""
+
+    def __init__(self, world: World, controller: Controller | None) -> None:
+        self._clock, self._controller = world.clock, controller
+        self.now, self.monotonic = world.clock.now, world.clock.monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self._clock.sleep(max(1.0, seconds))
+        if self._controller is not None:
+            self._controller.tick()
+
+
+def test_a_watch_that_is_longer_than_the_followers_patience_is_followed_to_its_end() -> None:
+    world = World()
+    intent = world.intent(steps=(Step(25, 1, 300.0), Step(100, 2, 5.0)))
+    ask(world.runtime, world.name, intent)
+    lines: list[str] = []
+    ended = follow(world.runtime, world.name, intent.id, Acting(world, world.controller("a")), 30.0, lines.append)
+    assert ended.result == "promoted"
+    assert world.clock.monotonic() > 300
+    assert len(lines) == len(set(lines))  # each is said once
+
+
+def test_a_rollout_that_nobody_carries_on_is_said_and_stays_asked_for() -> None:
+    world = World()
+    intent = world.intent()
+    ask(world.runtime, world.name, intent)
+    with pytest.raises(NobodyActs, match="did not move for 30 s"):
+        follow(world.runtime, world.name, intent.id, Acting(world, None), 30.0)
+    assert world.record().queued == intent
+    assert outcome(world.to_the_end(world.controller("later"))) == "promoted"
