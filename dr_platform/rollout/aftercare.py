@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from dr_platform.rollout.decide import needs_watch, reference
+from dr_platform.rollout.decide import needs_watch
+from dr_platform.rollout.events import reference
 from dr_platform.rollout.guards import Evaluation, GuardPolicy, Judgement, Trigger, evaluate, judge
 from dr_platform.rollout.guards import Verdict as Judged
 from dr_platform.rollout.record import Event, Intent, Record, Watch

@@ -17,13 +17,13 @@ from datetime import datetime, timedelta
 
 from dr_platform.catalog.models import Strategy
 from dr_platform.incidents import incident_id
+from dr_platform.rollout import events
+from dr_platform.rollout.events import Cause
 from dr_platform.rollout.guards import Judgement
 from dr_platform.rollout.guards import Verdict as Judged
 from dr_platform.rollout.record import (
     Deployed,
-    Event,
     Intent,
-    Outcome,
     Phase,
     Placement,
     Record,
@@ -32,6 +32,7 @@ from dr_platform.rollout.record import (
     Warm,
     stable_weights,
 )
+from dr_platform.rollout.settle import Retire, Route
 from dr_platform.runtime.port import CLOSED, Observed, ReplicaState, Revision, Slot, SlotStatus, Weights
 
 KEPT_ROLLBACK_TIMES = 10
@@ -82,16 +83,6 @@ class Apply:
     slot: Slot
     revision: Revision
     replicas: int
-
-
-@dataclass(frozen=True)
-class Route:
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class Retire:
-    slot: Slot
 
 
 @dataclass(frozen=True)
@@ -185,10 +176,10 @@ def begin(record: Record, intent: Intent, now: datetime, patience: Patience, dri
     emptied = replace(record, queued=None)
     before = record.stable.revision.version if record.stable else None
     if record.stable is not None and record.stable.revision == intent.revision:
-        return replace(emptied, last=_outcome_of(intent, before, "promoted", "it is stable already", now, now))
+        return replace(emptied, last=events.outcome_of(intent, before, "promoted", "it is stable already", now, now))
     if intent.automatic and intent.kind == "deploy" and record.is_held(intent.revision):
         why = "it was rolled back before; only a person may deploy it again"
-        return replace(emptied, last=_outcome_of(intent, before, "refused", why, now, now))
+        return replace(emptied, last=events.outcome_of(intent, before, "refused", why, now, now))
     slot = record.stable.slot.other if record.stable else Slot.BLUE
     rollout = Rollout(
         intent=intent,
@@ -203,7 +194,7 @@ def begin(record: Record, intent: Intent, now: datetime, patience: Patience, dri
         trigger=None,
     )
     body = {"from": before or "", "to": intent.revision.version, "strategy": intent.strategy.value}
-    return replace(emptied, rollout=rollout).telling(_event(rollout, "rollout-began", body))
+    return replace(emptied, rollout=rollout).telling(events.event(rollout, "rollout-began", body))
 
 
 # Forward
@@ -333,7 +324,7 @@ def _promoted(record: Record, rollout: Rollout, now: datetime, patience: Patienc
     intent, before = rollout.intent, rollout.stable
     going_back = intent.kind == "rollback"
     result: Result = "rolled_back" if going_back else "promoted"
-    outcome = _outcome(rollout, result, intent.reason or "watched to the end", now)
+    outcome = events.outcome(rollout, result, intent.reason or "watched to the end", now)
     keeps = before is not None and not going_back and intent.strategy in (Strategy.BLUE_GREEN, Strategy.CANARY)
     # Whatever is not kept warm is emptied at once; an end in the past says so.
     until = now + patience.keep_warm if keeps else now
@@ -350,25 +341,13 @@ def _promoted(record: Record, rollout: Rollout, now: datetime, patience: Patienc
         if intent.automatic:
             times = (now, *record.automatic_rollbacks)[:KEPT_ROLLBACK_TIMES]
             ended = replace(ended, automatic_rollbacks=times)
-    events = [_ended_event(rollout, outcome)]
+    told = [events.ended(rollout, outcome)]
     if rollout.incident is not None:
-        events.insert(0, _restored_event(rollout, now))
-    return ended.telling(*events)
+        told.insert(0, events.incident_restored(rollout, now))
+    return ended.telling(*told)
 
 
 # Backward
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a rollout is taken back. ``person`` is true when nothing was found wrong with it."""
-
-    trigger: str
-    why: str
-    person: bool = False
-    fired_literal: bool = False
-    fired_guard: bool = False
-    measured: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 def _cause_to_revert(record: Record, rollout: Rollout, signals: Signals) -> Cause | None:
@@ -410,7 +389,7 @@ def _begin_revert(record: Record, rollout: Rollout, cause: Cause, now: datetime,
     )
     saved = record.with_rollout(reverting)
     if incident is not None and not cause.person:
-        saved = saved.telling(_incident_event(saved, reverting, cause, now))
+        saved = saved.telling(events.incident_opened(saved, reverting, cause, now))
     return Save(saved, f"taken back: {cause.why}")
 
 
@@ -421,7 +400,9 @@ def _revert(
     if now >= rollout.deadline and rollout.phase is not Phase.REVERT_SCALE:
         stuck = rollout.entering(Phase.STUCK, now, rollout.deadline)
         stuck = replace(stuck, why=f"{rollout.why}; it could not be taken back in time: a person is needed")
-        return Save(record.with_rollout(stuck).telling(_event(rollout, "rollout-stuck", {"why": stuck.why})), stuck.why)
+        return Save(
+            record.with_rollout(stuck).telling(events.event(rollout, "rollout-stuck", {"why": stuck.why})), stuck.why
+        )
     match rollout.phase:
         case Phase.REVERT_CAPACITY:
             return _make_capacity(record, rollout, observed, weights, now)
@@ -466,123 +447,17 @@ def _make_capacity(record: Record, rollout: Rollout, observed: Observed, weights
 def _taken_back(record: Record, rollout: Rollout, now: datetime) -> Record:
     by_person = rollout.trigger in PERSONS
     result: Result = "rolled_back" if rollout.max_weight > 0 and not by_person else "aborted"
-    outcome = _outcome(rollout, result, rollout.why, now)
+    outcome = events.outcome(rollout, result, rollout.why, now)
     ended = replace(record, rollout=None, last=outcome)
     if not by_person:
         ended = ended.holding(rollout.candidate.revision, now, rollout.why)
     if record.warm is not None and record.warm.placement.slot is rollout.candidate.slot:
         ended = ended.without_warm()
-    events = [_ended_event(rollout, outcome)]
+    told = [events.ended(rollout, outcome)]
     # A way back that was itself taken back leaves the traffic where the trouble is.
     if rollout.incident is not None and not by_person and rollout.intent.kind == "deploy":
-        events.insert(0, _restored_event(rollout, now))
-    return ended.telling(*events)
-
-
-# What is told
-
-
-def _event(rollout: Rollout, kind: str, body: dict[str, object]) -> Event:
-    return Event(f"{rollout.id}:{kind}", kind, rollout.id, body)
-
-
-def _ended_event(rollout: Rollout, outcome: Outcome) -> Event:
-    body = {
-        "from": outcome.from_version or "",
-        "to": outcome.to_version,
-        "strategy": outcome.strategy.value,
-        "result": outcome.result,
-        "trigger": rollout.trigger or "",
-        "fired_literal": rollout.fired_literal,
-        "fired_guard": rollout.fired_guard,
-        **_radius(rollout),
-        "duration_s": round((outcome.ended_at - outcome.began_at).total_seconds(), 3),
-        "incident": outcome.incident or "",
-    }
-    return _event(rollout, "rollout-ended", body)
-
-
-def _incident_event(record: Record, rollout: Rollout, cause: Cause, now: datetime) -> Event:
-    step = rollout.intent.steps[rollout.step]
-    body: dict[str, object] = {
-        "service": record.service,
-        "rollout": rollout.id,
-        "epoch": record.epoch,
-        "strategy": rollout.intent.strategy.value,
-        "from": reference(rollout.stable),
-        "to": reference(rollout.candidate),
-        "trigger": cause.trigger,
-        "why": cause.why,
-        "fired_literal": cause.fired_literal,
-        "fired_guard": cause.fired_guard,
-        "measured": dict(cause.measured),
-        "first_failure_at": rollout.first_failure_at.isoformat() if rollout.first_failure_at else None,
-        "fired_at": now.isoformat(),
-        "weight": step.weight,
-        **_radius(rollout),
-    }
-    return Event(f"{rollout.incident}:opened", "incident-opened", str(rollout.incident), body)
-
-
-def _restored_event(rollout: Rollout, now: datetime) -> Event:
-    bad, radius = rollout.candidate, _radius(rollout)
-    if rollout.intent.kind == "rollback" and rollout.stable is not None:
-        # What failed is what it came from; how much that did was counted when the incident was opened.
-        bad, radius = rollout.stable, {}
-    body: dict[str, object] = {
-        "rollout": rollout.id,
-        "candidate": bad.slot.value,
-        "weight": rollout.max_weight,
-        "restored_at": (rollout.restored_at or now).isoformat(),
-        "ended_at": now.isoformat(),
-        **radius,
-    }
-    return Event(f"{rollout.incident}:restored", "incident-restored", str(rollout.incident), body)
-
-
-def reference(placement: Placement | None) -> dict[str, str] | None:
-    if placement is None:
-        return None
-    revision = placement.revision
-    return {
-        "slot": placement.slot.value,
-        "version": revision.version,
-        "digest": revision.digest,
-        "config_hash": revision.config_hash,
-    }
-
-
-def _radius(rollout: Rollout) -> dict[str, object]:
-    return {
-        "requests": rollout.served,
-        "errors": rollout.failed,
-        "max_weight": rollout.max_weight,
-        "exposure_s": round(rollout.exposed_s, 3),
-    }
-
-
-def _outcome(rollout: Rollout, result: Result, reason: str, now: datetime) -> Outcome:
-    before = rollout.stable.revision.version if rollout.stable else None
-    outcome = _outcome_of(rollout.intent, before, result, reason, rollout.began_at, now)
-    return replace(outcome, incident=rollout.incident, served=rollout.served, failed=rollout.failed)
-
-
-def _outcome_of(
-    intent: Intent, before: str | None, result: Result, reason: str, began_at: datetime, now: datetime
-) -> Outcome:
-    return Outcome(
-        rollout=intent.id,
-        kind=intent.kind,
-        result=result,
-        from_version=before,
-        to_version=intent.revision.version,
-        strategy=intent.strategy,
-        reason=reason,
-        began_at=began_at,
-        ended_at=now,
-        automatic=intent.automatic,
-        incident=intent.incident,
-    )
+        told.insert(0, events.incident_restored(rollout, now))
+    return ended.telling(*told)
 
 
 # Small words
