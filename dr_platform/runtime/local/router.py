@@ -92,6 +92,18 @@ class Router:
         except RuntimeUnreachable:
             return documents.InUse(None)
 
+    def is_current(self, known: Declared) -> bool:
+        """Whether Envoy uses exactly these routes and answers with them at the service's address."""
+        version = documents.routes(known)["version_info"]
+        try:
+            table = self.admin.route_table(known.service.name)
+        except RuntimeUnreachable:
+            return False
+        if table is None or table[0] != version:
+            return False
+        answer = envoy.get(known.service.port + self._offset, documents.VERSION_PATH, {}, 1.0, self._clock.monotonic)
+        return answer.ok and answer.body.decode("utf-8", "replace") == version
+
     def weights(self, name: str) -> Weights | None:
         """The weights alone; ``None`` when they could not be read."""
         return self.in_use(name).weights

@@ -113,6 +113,10 @@ class LocalRuntime:
         self._supervisor.remove([ROUTER_PROGRAM])
 
     def declare(self, service: Service) -> None:
+        if service.name in self._records.names():
+            known = self._records.one(service.name)
+            if known.service == service and self.router.is_current(known):
+                return
         port = service.port + self._offset
         if port not in self.router.listening_ports() and (held := busy_ports([port])):
             raise PortsBusy(tuple(held))
