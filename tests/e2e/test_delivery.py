@@ -22,7 +22,7 @@ def test_a_good_version_is_promoted_and_a_rollback_returns_to_the_one_before(pla
     now = shown(platform)
     assert (now["phase"], now["stable"]["version"], now["candidate"]) == ("stable", "7.0.0", None)
     assert now["weights"][now["stable"]["slot"]] == 100
-    platform.ok("up")  # a deployed version stays when everything is brought up again
+    platform.ok("materialize", f"services/{SERVICE}")  # a deployed version stays when it is brought up again
     assert shown(platform)["stable"]["version"] == "7.0.0"
     back = platform.json("rollback", SERVICE, "--reason", "a test")
     assert (back["outcome"], back["to"]) == ("rolled_back", before["version"])
