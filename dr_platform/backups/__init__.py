@@ -1,0 +1,1 @@
+"""Backups: taken, encrypted, stored, and proved by a restore."""

@@ -1,0 +1,1 @@
+"""Masking: a production backup becomes data that a staging environment may hold."""

@@ -1,0 +1,1 @@
+"""Migrations: how schemas change, forwards and back, and what is known before they do."""

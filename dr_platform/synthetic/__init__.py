@@ -1,0 +1,1 @@
+"""Synthetic data: patients, sessions, messages, consents and audit events that never were."""
