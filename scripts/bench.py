@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.bench_delivery import with_section, written_section  # noqa: E402 - the path above must be there first
+from scripts.report import write_section  # noqa: E402 - the path above must be there first
 from tests.catalogs import generated  # noqa: E402 - the path above must be there first
 from tests.e2e.platform_process import Command  # noqa: E402
 
@@ -111,34 +111,23 @@ def main() -> None:
         f"Made by `make bench` on {os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, "
         f"load average {os.getloadavg()[1]:.1f} at the end. Absolute times are this machine's."
     )
-    text = "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            made,
-            "",
-            "## A platform of 22 services and 4 databases on one machine",
-            "",
-            *whole,
-            "",
-            "## How catalog and definitions grow",
-            "",
-            "The promise is 5 s for 1,000 services. Imports are not counted.",
-            "",
-            *definitions,
-            "",
-            *knowledge_section(),
-        ]
-    )
-    document = ROOT / "docs" / "benchmarks.md"
-    delivery = written_section(document.read_text(encoding="utf-8")) if document.exists() else None
-    document.write_text(with_section(text, delivery) if delivery else text, encoding="utf-8")
+    lines = [
+        made,
+        "",
+        "## A platform of 22 services and 4 databases on one machine",
+        "",
+        *whole,
+        "",
+        "## How catalog and definitions grow",
+        "",
+        "The promise is 5 s for 1,000 services. Imports are not counted.",
+        "",
+        *definitions,
+        "",
+        "Retrieval quality is measured by the checks of the knowledge assets; see [knowledge](knowledge.md).",
+    ]
+    write_section("platform", lines)
     print(json.dumps({"written": "docs/benchmarks.md"}))
-
-
-def knowledge_section() -> list[str]:
-    """What stands in ``docs/knowledge.md`` is measured by the retrieval checks of a running platform."""
-    return ["Retrieval quality is measured by the checks of the knowledge assets; see [knowledge](knowledge.md).", ""]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure how fast a bad release is taken back and how often a good one is, into ``docs/benchmarks.md``.
 
 The first with real processes and a real router, the second by simulation of the shipped guards. Only
-the section between the two markers is written.
+its own section is written.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from dr_platform.rollout.strategy import canary  # noqa: E402
 from dr_platform.runtime.local import envoy  # noqa: E402
 from dr_platform.runtime.local.records import PortRange  # noqa: E402
 from dr_platform.runtime.port import ProbeResult  # noqa: E402
+from scripts.report import write_section  # noqa: E402
 from tests.contracts.delivery import Delivery, delivered, exposure_s, lost, made_to_fail  # noqa: E402
 from tests.contracts.local import LocalHarness  # noqa: E402
 from tests.contracts.runtime import ALL_BLUE, load  # noqa: E402
 from tests.simulation import false_alarm_rows  # noqa: E402
 
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- delivery: begin -->", "<!-- delivery: end -->"
 RATE = 200
 LOOK_S = 1.0
 STEPS = canary((25, 100), 2, 2.0)
@@ -134,7 +133,7 @@ def false_alarm_table(rollouts: int) -> list[str]:
     return rows
 
 
-def section(restored: list[str], alarms: list[str], simulated: int) -> str:
+def section(restored: list[str], alarms: list[str], simulated: int) -> list[str]:
     made = (
         f"Made by `make bench-delivery` on {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"load average {os.getloadavg()[1]:.1f} at the end."
@@ -150,21 +149,7 @@ def section(restored: list[str], alarms: list[str], simulated: int) -> str:
     )
     back = ["## How fast a bad release is taken back", "", how, "", *restored, ""]
     healthy = ["## How often a healthy release is taken back", "", simulation, "", *alarms]
-    return "\n".join([BEGIN, *back, *healthy, END])
-
-
-def written_section(document: str) -> str | None:
-    """The section as it stands in the document, with its markers."""
-    if BEGIN not in document or END not in document:
-        return None
-    return BEGIN + document.split(BEGIN, 1)[1].split(END, 1)[0] + END
-
-
-def with_section(document: str, new: str) -> str:
-    """The document with this section in place of the one before, or at its end."""
-    if (old := written_section(document)) is not None:
-        return document.replace(old, new)
-    return f"{document.rstrip()}\n\n{new}\n"
+    return [*back, *healthy]
 
 
 def main() -> None:
@@ -177,9 +162,8 @@ def main() -> None:
     restored = restoration_table(measured(asked.runs))
     print("\n".join(restored), flush=True)
     alarms = false_alarm_table(asked.simulated)
-    text = section(restored, alarms, asked.simulated)
-    DOCUMENT.write_text(with_section(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
-    print(f"written: {DOCUMENT.relative_to(ROOT)}")
+    write_section("delivery", section(restored, alarms, asked.simulated))
+    print("written: docs/benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,31 @@
-"""Guards that measuring one thing again leaves the figures of the other as they are."""
+"""Guards that measuring one thing again leaves the figures of the others as they are."""
 
 from __future__ import annotations
 
 import pytest
 
-from scripts.bench_delivery import BEGIN, END, with_section, written_section
+from scripts.report import DOCUMENT, marked, with_section
 
 pytestmark = pytest.mark.unit
 
-DOCUMENT = "# Benchmarks\n\n| a | b |\n"
+EMPTY = "# Benchmarks\n"
 
 
-def a_section(figure: str) -> str:
-    return f"{BEGIN}\n## A heading\n\n| {figure} |\n{END}"
+def a_section(figure: str) -> list[str]:
+    return ["## A heading", "", f"| {figure} |"]
 
 
-def test_a_section_is_added_at_the_end_and_read_back_as_it_was_written() -> None:
-    written = with_section(DOCUMENT, a_section("1.0"))
-    assert written.startswith(DOCUMENT)
-    assert written_section(written) == a_section("1.0")
-    assert written_section(DOCUMENT) is None
+def test_a_section_is_added_at_the_end() -> None:
+    assert with_section(EMPTY, "one", a_section("1.0")) == f"{EMPTY}\n{marked('one', a_section('1.0'))}\n"
 
 
 def test_a_section_is_replaced_in_place_and_nothing_around_it_changes() -> None:
-    before = f"{with_section(DOCUMENT, a_section('1.0'))}\n## Afterwards\n"
-    after = with_section(before, a_section("2.0"))
+    before = with_section(with_section(EMPTY, "one", a_section("1.0")), "two", a_section("5.0"))
+    after = with_section(before, "one", a_section("2.0"))
     assert after == before.replace("| 1.0 |", "| 2.0 |")
-    assert (after.count(BEGIN), after.count(END)) == (1, 1)
+
+
+def test_every_measurement_has_its_section_in_the_document() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for name in ("platform", "delivery"):
+        assert (document.count(f"<!-- {name}: begin -->"), document.count(f"<!-- {name}: end -->")) == (1, 1)
