@@ -12,6 +12,7 @@ from typing import get_args
 from dr_platform.catalog.models import Suite
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.look import Look
+from dr_platform.quality.model import Dimension
 from dr_platform.verdict import Measure
 
 SUITES: tuple[Suite, ...] = get_args(Suite)
@@ -34,6 +35,7 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "audit": frozenset({"hipaa", "integration"}),
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
+    **{dimension.value: frozenset({"data"}) for dimension in Dimension},
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -123,6 +123,12 @@ class PostgresDatabase:
                 self._connection = self._open(self._login)
             return self._connection
 
+    def another(self) -> psycopg.Connection[Any]:
+        """One more connection as the same login, in a transaction of its own; the caller closes it."""
+        connection = self._open(self._login)
+        connection.autocommit = False
+        return connection
+
     def _open(self, login: Login, **parameters: Any) -> BoundedConnection:
         """Connect as ``login``. Raises what the port promises."""
         wanted: dict[str, Any] = {

@@ -10,6 +10,7 @@ from dr_platform.catalog import Role, Service
 from dr_platform.look import Cost, Look, always_answers
 from dr_platform.platform import Platform
 from dr_platform.validation import ai, hipaa, integration, performance, security, smoke
+from dr_platform.validation.data import data_looks
 from dr_platform.verdict import Verdict
 
 
@@ -22,6 +23,7 @@ def validation_looks(platform: Platform) -> tuple[Look, ...]:
     for role in Role:
         if (service := platform.catalog.with_role(role)) is not None:
             found += [_thorough(service.name, *row) for row in _by_role(platform, role, service, chance)]
+    found += data_looks(platform)
     return tuple(found)
 
 
