@@ -14,11 +14,11 @@ from dr_platform.watch import RUN_BUDGET_S, look_at_all
 
 def check_definitions(platform: Platform) -> list[dg.AssetChecksDefinition]:
     def group(look: Look) -> tuple[str, str]:
-        return look.asset[0], look.check
+        return look.asset[0], look.together or look.check
 
     ordered = sorted(looks(platform), key=group)
     return [
-        _group(platform, f"{layer}_{check}", list(members)) for (layer, check), members in groupby(ordered, key=group)
+        _group(platform, f"{layer}_{name}", list(members)) for (layer, name), members in groupby(ordered, key=group)
     ]
 
 

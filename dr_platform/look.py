@@ -42,6 +42,9 @@ class Look:
     after: tuple[tuple[str, str], ...] = ()
     """Assets that must be there before the look means anything, besides its own."""
     cost: Cost = Cost.CHEAP
+    together: str = ""
+    """Checks of one layer with the same word here are evaluated by one step, which is worth it where they
+    share what is slow to load; otherwise those of the same name are."""
 
 
 def always_answers(look: Callable[P, Verdict]) -> Callable[P, Verdict]:
