@@ -34,6 +34,8 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "audit": frozenset({"hipaa", "integration"}),
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
+    "lint": frozenset({"data"}),
+    "drift": frozenset({"data"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -137,7 +137,7 @@ def _postgresql(
 ) -> Generator[PostgresClone]:
     server = db.endpoint
     with contextlib.closing(_as_postgres(connect(Endpoint(server.host, server.port, "postgres")))) as keeper:
-        if not keeper.connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()[0]:  # type: ignore[index]
+        if not _is_true(keeper.connection, sql.SQL("SELECT pg_try_advisory_lock({})").format(_LOCK)):
             raise RehearsalUnderWay(db.database.name)
         _remove_leftovers(keeper)
         name = f"{PREFIX}{new_id('c').rpartition('-')[2].lower()}"
@@ -153,6 +153,11 @@ def _postgresql(
         finally:
             drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
             keeper.connection.execute(drop)
+
+
+def _is_true(connection: psycopg.Connection[Any], question: sql.Composed) -> bool:
+    row = connection.execute(question).fetchone()
+    return row is not None and row[0] is True
 
 
 def _as_postgres(db: ManagedDatabase) -> PostgresDatabase:
@@ -218,7 +223,7 @@ def _tables(connection: psycopg.Connection[Any]) -> list[tuple[sql.Identifier, l
     ).fetchall()
     tables = [(sql.Identifier(schema, table), columns) for schema, table, columns in found]
     empty = sql.SQL("SELECT NOT EXISTS (SELECT FROM {})")
-    return [(table, columns) for table, columns in tables if connection.execute(empty.format(table)).fetchone()[0]]  # type: ignore[index]
+    return [(table, columns) for table, columns in tables if _is_true(connection, empty.format(table))]
 
 
 def _copy_rows(
@@ -273,7 +278,7 @@ def _orphan_statements(connection: psycopg.Connection[Any]) -> Iterator[sql.Comp
 class _LockSampler:
     """Collects the table locks of the processes it is told of, from a thread and when asked."""
 
-    _QUERY = (
+    _QUERY: LiteralString = (
         "SELECT DISTINCT l.mode, n.nspname || '.' || c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE l.pid = ANY(%s) AND l.granted AND l.locktype = 'relation' AND c.relkind IN ('r', 'p', 'm', 'v')"
