@@ -279,20 +279,14 @@ def apply_schema(
     platform: Platform, name: str, progress: Progress = silent, *, only: Collection[str] | None = None
 ) -> SchemaOutcome:
     """Apply the migrations of one database that are not applied yet; of them those versions ``only``."""
-    from dr_platform.databases.schema import migrate, read_steps
+    from dr_platform.schema_changes import bring_forward
 
     started = platform.clock.monotonic()
     if (reason := unavailable_reason(platform, name)) is not None:
         return SchemaOutcome(name, "none", (), 0.0, skipped=reason)
-    steps = read_steps(platform.catalog.database_folder(name) / "migrations")
-    database = platform.connect(name, "admin")
-    try:
-        applied = migrate(database, steps, progress, only=only)
-        current = database.applied()
-    finally:
-        database.close()
-    newest = current[-1].version if current else "none"
-    return SchemaOutcome(name, newest, tuple(s.version for s in applied), platform.clock.monotonic() - started)
+    changed = bring_forward(platform, name, progress, only=only)
+    versions = tuple(record.version for record in changed.records)
+    return SchemaOutcome(name, changed.current, versions, platform.clock.monotonic() - started)
 
 
 def unavailable_reason(platform: Platform, name: str) -> str | None:

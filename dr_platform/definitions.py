@@ -16,8 +16,10 @@ from assets.services import service_assets
 from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
+from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
+from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
 from sensors.controller import controller_sensor
@@ -35,6 +37,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
     deliveries = delivery_jobs(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
+    migrate = migration_job(platform)
     return dg.Definitions(
         assets=[
             *infrastructure_assets(platform),
@@ -44,8 +47,8 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform)],
-        schedules=schedule_definitions(),
+        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform), migrate],
+        schedules=[*schedule_definitions(), migration_schedule(platform, migrate)],
         sensors=[
             health_sensor(platform),
             remediation_sensor(platform, remediate),

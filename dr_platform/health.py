@@ -21,6 +21,7 @@ from dr_platform.rollout import record as records
 from dr_platform.rollout.record import Record
 from dr_platform.runtime.local.documents import InUse
 from dr_platform.runtime.port import Observed, ProbeResult, Slot, SlotStatus
+from dr_platform.schema_changes import drift_verdict, lint_verdict
 from dr_platform.verdict import Measure, Verdict
 
 PROBE_S = 3.0
@@ -379,6 +380,18 @@ def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "healthy",
             "The applied migrations are exactly the files of the catalog.",
             bound(schema_verdict, platform, name),
+        ),
+        Look(
+            ("schema", name),
+            "lint",
+            "Every migration is written so that it harms nobody while it runs, or its waiver says why.",
+            always_answers(bound(lint_verdict, platform, name)),
+        ),
+        Look(
+            ("schema", name),
+            "drift",
+            "The live schema is what the newest migration left; nobody changed it by hand.",
+            always_answers(bound(drift_verdict, platform, name)),
         ),
     ]
 

@@ -282,6 +282,12 @@ class Platform:
         database = self.catalog.databases[name]
         return connect_database(database, self._endpoint(database), self.secrets, role)
 
+    def connect_elsewhere(self, name: str, endpoint: Endpoint) -> ManagedDatabase:
+        """As ``admin`` to another database of the server of ``name``; the caller closes it."""
+        from dr_platform.databases.connect import connect_database
+
+        return connect_database(self.catalog.databases[name], endpoint, self.secrets, "admin")
+
     @property
     def knowledge_database(self) -> Database:
         """Where knowledge is kept: the first database whose engine has vectors and full text."""

@@ -19,10 +19,12 @@ from dr_platform.delivery import figures
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
+from dr_platform.platform import Platform
 from dr_platform.remediation import Condition, Target, Trail
 from dr_platform.remedy import Remedy
 from dr_platform.rollout.record import Outcome as Ended
 from dr_platform.rollout.takeover import Earlier, Start
+from dr_platform.schema_approvals import due
 from dr_platform.verdict import Measure, Verdict
 from dr_platform.watch import CheckName, Written, name_of
 
@@ -247,6 +249,28 @@ def escalation(remedy: Remedy) -> dg.AssetObservation:
 
 
 # Rollouts
+
+
+def migration_requests(platform: Platform, note: Callable[[str], None]) -> list[dg.RunRequest] | dg.SkipReason:
+    """One run for every approved plan that may begin now; asked again, none for the same plan. Trouble of a tick is its
+    own: it says that it could not look."""
+    try:
+        found = due(platform, note)
+    except PlatformError as exc:
+        return dg.SkipReason(f"could not look: {exc.what}")
+    except Exception as exc:  # noqa: BLE001 - whatever a tick runs into is shown with its place
+        note(f"unexpected {type(exc).__name__}, a defect of the platform, at\n{_frames(exc)}")
+        return dg.SkipReason(f"could not look: {type(exc).__name__}")
+    if not found:
+        return dg.SkipReason("no approved change of a schema may begin now")
+    return [
+        dg.RunRequest(
+            run_key=f"{each.database}-{each.digest}",
+            run_config={"ops": {"migrate_schema": {"config": {"database": each.database}}}},
+            tags={"dr-platform/actor": "schedule:migrations"},
+        )
+        for each in found
+    ]
 
 
 def choice(name: str, values: Iterable[str]) -> dg.Enum:

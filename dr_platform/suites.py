@@ -36,6 +36,8 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
     **{dimension.value: frozenset({"data"}) for dimension in Dimension},
+    "lint": frozenset({"data"}),
+    "drift": frozenset({"data"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, judge, person_at_work
+from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, Request, judge, person_at_work
+from dr_platform.catalog import Environment
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
-from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.identity import Person, signed_in_person
 from dr_platform.platform import Platform, UnknownEnvironment
 from dr_platform.promotion import GateTable, Phase, Risk, Standing, attested_lines
@@ -30,6 +31,8 @@ from dr_platform.readiness import (
     valid_for,
 )
 from dr_platform.releases.store import DamagedRelease
+from dr_platform.schema_approvals import database_of, digest_now
+from dr_platform.schema_changes import UnknownDatabase
 
 ReleaseOption = Annotated[
     str | None, typer.Option("--release", help="A release of the catalog; the environment's own without it.")
@@ -52,6 +55,18 @@ class UnknownLine(PlatformError):
         self.what = f"{line}: nobody has to vouch for this in {environment}"
         self.untouched = "everything that is recorded; nothing was added"
         self.next_step = f"choose one of {', '.join(known)}" if known else "nothing is to be done"
+
+
+class AnotherEnvironment(PlatformError):
+    """The plan for a schema depends on what is applied there, which only that environment can tell."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, request_id: str, environment: str) -> None:
+        super().__init__(request_id, environment)
+        self.what = f"{request_id}: it is about a schema of {environment}, which is not the environment you are in"
+        self.untouched = "the request and the approvals it has"
+        self.next_step = f"repeat it with `drp --env {environment}`"
 
 
 class NotWaivable(PlatformError):
@@ -146,13 +161,22 @@ def approve(
     me = _me(platform, as_name)
     asked = desk.store.read(request_id).request
     target = target_of(platform, asked.environment)
-    plan = candidate_of(platform, asked.release, target).plan_digest
+    plan = _plan_now(platform, asked, target)
     given = desk.approve(request_id, me, plan, reason, valid_for=valid_for(target))
     if as_json:
         print_json(asdict(given))
     else:
         until = f"{given.expires_at:%Y-%m-%d %H:%M} UTC"
         console.print(f"{request_id}: approved by {me.name} until {until}", markup=False)
+
+
+def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
+    """The digest of what is to be done now: of a release, or of the change of a schema."""
+    if (database := database_of(asked.release)) is None:
+        return candidate_of(platform, asked.release, target).plan_digest
+    if target.name != platform.environment.name:
+        raise AnotherEnvironment(asked.id, target.name)
+    return digest_now(platform, database)
 
 
 def approvals(
@@ -191,9 +215,11 @@ def _judged(platform: Platform, case: Case) -> Judgement:
     asked = case.request
     try:
         target = target_of(platform, asked.environment)
-        plan = candidate_of(platform, asked.release, target).plan_digest
-    except (UnknownEnvironment, UnknownRelease):
-        return Refused("its release or environment is not known any more")
+        plan = _plan_now(platform, asked, target)
+    except (UnknownEnvironment, UnknownRelease, UnknownDatabase):
+        return Refused("its release, database or environment is not known any more")
+    except (AnotherEnvironment, TemporaryFailure) as exc:
+        return Refused(f"could not look: {exc.what}")
     except DamagedRelease as exc:
         return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))

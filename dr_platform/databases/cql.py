@@ -2,8 +2,8 @@
 
 A ``.cql`` step is a list of statements that end with ``;``. There are no transactions over schema
 changes, so each statement must be repeatable: ``CREATE … IF NOT EXISTS``, ``DROP … IF EXISTS``,
-``ALTER TABLE … ADD`` (a column that is there already is no error) or ``… WITH``, ``INSERT``,
-``UPDATE`` and ``DELETE`` with fixed values, ``GRANT``, ``REVOKE``. A step that stopped half-way is
+``ALTER TABLE … ADD`` and ``… DROP`` (a column that is there, or gone, already is no error) or ``… WITH``,
+``INSERT``, ``UPDATE`` and ``DELETE`` with fixed values, ``GRANT``, ``REVOKE``. A step that stopped half-way is
 finished by running it again.
 
 Here: the adapter of ``ManagedDatabase``. Not here: the tables themselves, or starting a server.
@@ -54,7 +54,7 @@ from dr_platform.databases.access import (
     tls_context,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, one_at_a_time
+from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
@@ -63,9 +63,20 @@ from dr_platform.databases.port import (
     Endpoint,
     Finding,
     SchemaStep,
+    Script,
     ServerInfo,
+    fingerprint_of,
 )
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+from dr_platform.databases.schema import (
+    MalformedMigrations,
+    MigrationFailed,
+    find_applied,
+    find_undoable,
+    text_of,
+    undo_of,
+    version_key,
+)
+from dr_platform.errors import TemporaryFailure
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -95,7 +106,7 @@ _TOKEN = re.compile(
 _REPEATABLE = re.compile(
     r"""CREATE\s+(?:CUSTOM\s+)?(?:TABLE|INDEX|TYPE|MATERIALIZED\s+VIEW|ROLE)\s+IF\s+NOT\s+EXISTS\b
       | DROP\s+(?:TABLE|INDEX|TYPE|MATERIALIZED\s+VIEW|ROLE)\s+IF\s+EXISTS\b
-      | ALTER\s+TABLE\s+\S+\s+(?:ADD|WITH)\b
+      | ALTER\s+TABLE\s+\S+\s+(?:ADD|DROP|WITH)\b
       | (?:INSERT\s+INTO|UPDATE|DELETE)\b (?!.*\b(?:now|uuid|current_\w+)\s*\() (?!.*=\s*\w+\s*[+-])
       | (?:GRANT|REVOKE)\b""",
     re.DOTALL | re.VERBOSE | re.IGNORECASE,
@@ -103,6 +114,19 @@ _REPEATABLE = re.compile(
 _ADDED = re.compile(
     r"ALTER\s+TABLE\s+(?:\w+\.)?(?P<table>\w+)\s+ADD\s+\(?(?P<columns>[^()]+)\)?$", re.DOTALL | re.IGNORECASE
 )
+_DROPPED = re.compile(
+    r"ALTER\s+TABLE\s+(?:\w+\.)?(?P<table>\w+)\s+DROP\s+\(?(?P<columns>[^()]+)\)?$", re.DOTALL | re.IGNORECASE
+)
+_SCHEMA_CHANGE = re.compile(r"(?:CREATE|ALTER|DROP)\s", re.IGNORECASE)
+_LOOK_S = 0.1
+
+
+class SchemaNotAgreed(TemporaryFailure):
+    def __init__(self, name: str, versions: int) -> None:
+        super().__init__(name, versions)
+        self.what = f"{name}: the nodes have not agreed on the schema, they hold {versions} versions of it"
+        self.untouched = "the rest of the step; it is not recorded"
+        self.next_step = "see which node is down or cut off, then repeat: the step is finished by its repetition"
 
 
 def statements_of(text: str) -> tuple[str, ...]:
@@ -143,6 +167,14 @@ def added_columns(statement: str) -> tuple[str, frozenset[str]] | None:
         return None
     columns = re.split(r",(?![^<]*>)", match["columns"])  # a comma inside map<text, int> separates no columns
     return match["table"].lower(), frozenset(column.split()[0].lower() for column in columns)
+
+
+def dropped_columns(statement: str) -> tuple[str, frozenset[str]] | None:
+    """Table and names of the columns that an ``ALTER TABLE … DROP`` takes away, else ``None``."""
+    match = _DROPPED.match(statement)
+    if match is None:
+        return None
+    return match["table"].lower(), frozenset(column.strip().lower() for column in match["columns"].split(","))
 
 
 class CqlDatabase:
@@ -279,32 +311,118 @@ class CqlDatabase:
         if not self._has_table(HISTORY, self.endpoint.database):
             return ()
         self._settle(HISTORY)
-        rows = self._ask(
-            f"SELECT version, description, checksum, applied_at, duration_ms FROM {HISTORY} WHERE scope = %s",  # noqa: S608 - a constant
-            _SCOPE,
-        )
-        return tuple(sorted((AppliedStep(*row) for row in rows), key=lambda step: version_key(step.version)))
+        rows = self._ask(f"SELECT * FROM {HISTORY} WHERE scope = %s", _SCOPE)  # noqa: S608 - a constant
+        steps = [
+            AppliedStep(
+                row.version,
+                row.description,
+                row.checksum,
+                row.applied_at,
+                row.duration_ms,
+                getattr(row, "fingerprint", None) or "",  # of a table that an older platform made
+                getattr(row, "undoing", None) or False,
+            )
+            for row in rows
+        ]
+        return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
     def apply(self, step: SchemaStep) -> AppliedStep:
-        text = text_of(self.database.name, step, ".cql")
-        try:
-            statements = statements_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((step.path.name, str(exc)),)) from None
+        statements = self._statements(step, step, text_of(self.database.name, step, ".cql"))
         self._ensure_own_tables()
-        with one_at_a_time(
-            _CqlLease(self._ask), self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s
-        ) as lease:
+        with self._alone() as lease:
             if done := find_applied(self.database.name, step, self.applied()):
                 return done
             started = self._clock.monotonic()
-            for number, statement in enumerate(statements, start=1):
-                lease.check()
-                self._run(step, number, statement)
+            self._run_all(step, step, statements, lease)
             return self._record(step, (self._clock.monotonic() - started) * 1000)
 
+    def undo(self, step: SchemaStep) -> AppliedStep | None:
+        script, text = undo_of(self.database.name, step, ".cql")
+        statements = self._statements(step, script, text)
+        self._ensure_own_tables()
+        with self._alone() as lease:
+            record = find_undoable(self.database.name, step, self.applied())
+            if record is None:
+                return None
+            begun = f"UPDATE {HISTORY} SET undoing = true WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+            self._ask(begun, _SCOPE, record.version)
+            self._run_all(step, script, statements, lease)
+            ended = f"DELETE FROM {HISTORY} WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+            self._ask(ended, _SCOPE, record.version)
+            return record
+
+    def verify(self, step: SchemaStep) -> None:
+        """Nothing: what must hold after a step is said in SQL."""
+
+    def shape(self) -> tuple[str, ...]:
+        keyspace = self.endpoint.database
+        lines: list[str] = []
+        for kind, table, names in (
+            ("table", "tables", ("table_name", "comment", "default_time_to_live")),
+            ("column", "columns", ("table_name", "column_name", "type", "kind", "position", "clustering_order")),
+            ("index", "indexes", ("table_name", "index_name", "kind", "options")),
+            ("type", "types", ("type_name", "field_names", "field_types")),
+            ("view", "views", ("view_name", "base_table_name", "where_clause")),
+        ):
+            rows = self._ask(f"SELECT * FROM system_schema.{table} WHERE keyspace_name = %s", keyspace)  # noqa: S608 - constants
+            lines += [
+                " ".join([kind, *(_shown(getattr(row, name, "")) for name in names)])
+                for row in rows
+                if not getattr(row, names[0]).startswith("drp_")
+            ]
+        return tuple(sorted(lines))
+
+    def recorded_shape(self) -> tuple[str, ...] | None:
+        history = self.applied()
+        if not history:
+            return None
+        query = f"SELECT * FROM {HISTORY} WHERE scope = %s AND version = %s"  # noqa: S608 - a constant
+        kept = getattr(self._ask(query, _SCOPE, history[-1].version).one(), "shape", None)
+        return None if kept is None else tuple(kept.split("\n"))
+
+    def adopt(self) -> None:
+        history = self.applied()
+        if not history or history[-1].fingerprint:
+            return
+        self._ensure_own_tables()
+        with self._alone():
+            shape = self.shape()
+            kept = f"UPDATE {HISTORY} SET fingerprint = %s, shape = %s WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+            self._ask(kept, fingerprint_of(shape), "\n".join(shape), _SCOPE, history[-1].version)
+
+    def _alone(self) -> contextlib.AbstractContextManager[Held]:
+        store = _CqlLease(self._ask)
+        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
+
+    def _statements(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[str, ...]:
+        try:
+            return statements_of(text)
+        except ValueError as exc:
+            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
+
+    def _run_all(self, step: SchemaStep, script: SchemaStep | Script, statements: Sequence[str], lease: Held) -> None:
+        for number, statement in enumerate(statements, start=1):
+            lease.check()
+            self._run(step, script, number, statement)
+            if _SCHEMA_CHANGE.match(statement):
+                self._await_agreement()
+
+    def _await_agreement(self) -> None:
+        """Until every node holds the same schema: the next statement may reach another one."""
+        give_up = self._clock.monotonic() + _STATEMENT_TIMEOUT_S
+        while True:
+            versions = {row.schema_version for row in self._ask("SELECT schema_version FROM system.local")}
+            # A node that is down tells nothing; it learns the schema before it serves again.
+            versions |= {row.schema_version for row in self._ask("SELECT schema_version FROM system.peers")} - {None}
+            if len(versions) == 1:
+                return
+            if self._clock.monotonic() >= give_up:
+                raise SchemaNotAgreed(self.database.name, len(versions))
+            self._clock.sleep(_LOOK_S)
+
     def _ensure_own_tables(self) -> None:
-        columns = "description text, checksum text, applied_at text, duration_ms double"
+        later = "fingerprint text, shape text, undoing boolean"
+        columns = f"description text, checksum text, applied_at text, duration_ms double, {later}"
         for table, shape in (
             (HISTORY, f"scope text, version text, {columns}, PRIMARY KEY (scope, version)"),
             (LOCK, "name text PRIMARY KEY, owner text"),
@@ -312,6 +430,14 @@ class CqlDatabase:
             if not self._has_table(table, self.endpoint.database):
                 self._ask(f"CREATE TABLE IF NOT EXISTS {table} ({shape})", timeout_s=_STATEMENT_TIMEOUT_S)
             self._settle(table)
+        for column in later.split(", "):
+            if not {column.split()[0]} <= self._columns(HISTORY):
+                with contextlib.suppress(InvalidRequest):  # another runner was first
+                    self._ask(f"ALTER TABLE {HISTORY} ADD {column}", timeout_s=_STATEMENT_TIMEOUT_S)
+
+    def _columns(self, table: str) -> frozenset[str]:
+        query = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
+        return frozenset(row.column_name for row in self._ask(query, self.endpoint.database, table))
 
     def _settle(self, table: str) -> None:
         """Wait until a listed table can be used. Where another runner is making it at this moment it
@@ -327,33 +453,42 @@ class CqlDatabase:
             else:
                 return
 
-    def _run(self, step: SchemaStep, number: int, statement: str) -> None:
+    def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, statement: str) -> None:
         try:
             self._ask(statement, timeout_s=_STATEMENT_TIMEOUT_S)
         except RequestValidationException as exc:
-            if self._was_added(statement):
+            if self._was_done(statement):
                 return
             left = "the statements before it stay applied; repeating them changes nothing"
-            where = f"{step.path.name} statement {number}"
+            where = f"{script.path.name} statement {number}"
             raise MigrationFailed(self.database.name, step.version, where, str(exc), left) from None
 
-    def _was_added(self, statement: str) -> bool:
-        """Whether the columns are there already: this step was stopped after it had added them."""
-        added = added_columns(statement)
-        if added is None:
-            return False
-        query = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s"
-        return added[1] <= {row.column_name for row in self._ask(query, self.endpoint.database, added[0])}
+    def _was_done(self, statement: str) -> bool:
+        """Whether the columns are there, or gone, already: this step was stopped after it had changed them."""
+        if (added := added_columns(statement)) is not None:
+            return added[1] <= self._columns(added[0])
+        if (dropped := dropped_columns(statement)) is not None:
+            left = self._columns(dropped[0])
+            return bool(left) and not dropped[1] & left
+        return False
 
     def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
+        at, shape = self._clock.now().isoformat(), self.shape()
         done = AppliedStep(
-            step.version, step.description, step.checksum, self._clock.now().isoformat(), round(duration_ms, 3)
+            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
         )
         written = self._ask(
-            f"INSERT INTO {HISTORY} (scope, version, description, checksum, applied_at, duration_ms)"  # noqa: S608 - a constant
-            " VALUES (%s, %s, %s, %s, %s, %s) IF NOT EXISTS",
+            f"INSERT INTO {HISTORY}"  # noqa: S608 - a constant
+            " (scope, version, description, checksum, applied_at, duration_ms, fingerprint, shape)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) IF NOT EXISTS",
             _SCOPE,
-            *vars(done).values(),
+            done.version,
+            done.description,
+            done.checksum,
+            done.applied_at,
+            done.duration_ms,
+            done.fingerprint,
+            "\n".join(shape),
         ).was_applied
         return done if written else find_applied(self.database.name, step, self.applied()) or done
 
@@ -449,6 +584,11 @@ class CqlDatabase:
         with self._as(login) as session:
             admitted = sum(_allows(session, statement) for statement in tries)
         return all_refused("changes of schema and roles by the application", len(tries), admitted)
+
+
+def _shown(value: Any) -> str:
+    """A property as text that is equal for equal values, whatever order a map comes in."""
+    return str(sorted(dict(value).items())) if hasattr(value, "items") else str(value)
 
 
 def _allows(session: Session, statement: str) -> bool:

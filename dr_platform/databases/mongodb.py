@@ -41,7 +41,7 @@ from dr_platform.databases.access import (
     measure,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, one_at_a_time
+from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
@@ -49,11 +49,23 @@ from dr_platform.databases.port import (
     Endpoint,
     Finding,
     SchemaStep,
+    Script,
     ServerInfo,
+    fingerprint_of,
 )
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+from dr_platform.databases.schema import (
+    MalformedMigrations,
+    MigrationFailed,
+    find_applied,
+    find_undoable,
+    text_of,
+    undo_of,
+    version_key,
+)
 
 Document = dict[str, Any]
+_FIELDS = ("description", "checksum", "applied_at", "duration_ms", "fingerprint", "undoing")
+"""Of a record besides its version; it also has the shape, which is long and read by itself."""
 
 HISTORY = "drp_schema_history"
 LOCK = "drp_schema_lock"
@@ -255,31 +267,90 @@ class MongoDatabase:
     def applied(self) -> Sequence[AppliedStep]:
         with self._answering() as schema:
             records = list(schema[HISTORY].find({}))
-        steps = [AppliedStep(version=record.pop("_id"), **record) for record in records]
+        steps = [
+            AppliedStep(version=record["_id"], **{name: record[name] for name in _FIELDS if name in record})
+            for record in records
+        ]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
     def apply(self, step: SchemaStep) -> AppliedStep:
-        text = text_of(self.database.name, step, ".json")
-        try:
-            commands = commands_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((step.path.name, str(exc)),)) from None
-        with one_at_a_time(
-            _MongoLease(self._answering), self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s
-        ) as lease:
+        commands = self._commands(step, step, text_of(self.database.name, step, ".json"))
+        with self._alone() as lease:
             if done := find_applied(self.database.name, step, self.applied()):
                 return done
             started = self._clock.monotonic()
-            for number, command in enumerate(commands, start=1):
-                lease.check()
-                self._run(step, number, command)
+            self._run_all(step, step, commands, lease)
             return self._record(step, (self._clock.monotonic() - started) * 1000)
 
-    def _run(self, step: SchemaStep, number: int, command: Document) -> None:
+    def undo(self, step: SchemaStep) -> AppliedStep | None:
+        script, text = undo_of(self.database.name, step, ".json")
+        commands = self._commands(step, script, text)
+        with self._alone() as lease:
+            record = find_undoable(self.database.name, step, self.applied())
+            if record is None:
+                return None
+            self._change(record.version, {"undoing": True})
+            self._run_all(step, script, commands, lease)
+            with self._answering() as schema:
+                schema[HISTORY].delete_one({"_id": record.version})
+            return record
+
+    def verify(self, step: SchemaStep) -> None:
+        """Nothing: what must hold after a step is said in SQL."""
+
+    def shape(self) -> tuple[str, ...]:
+        lines: list[str] = []
+        with self._answering() as schema:
+            for collection in schema.list_collections():
+                name = collection["name"]
+                if name.startswith(("drp_", "system.")):
+                    continue
+                options = {key: value for key, value in collection.get("options", {}).items() if value}
+                lines.append(f"collection {name} {_canonical(options)}")
+                for index in schema[name].list_indexes():
+                    shown = {key: value for key, value in dict(index).items() if key not in ("v", "ns", "background")}
+                    lines.append(f"index {name} {_canonical(shown)}")
+        return tuple(sorted(lines))
+
+    def recorded_shape(self) -> tuple[str, ...] | None:
+        history = self.applied()
+        if not history:
+            return None
+        with self._answering() as schema:
+            kept = schema[HISTORY].find_one({"_id": history[-1].version}) or {}
+        return tuple(kept["shape"]) if "shape" in kept else None
+
+    def adopt(self) -> None:
+        history = self.applied()
+        if not history or history[-1].fingerprint:
+            return
+        with self._alone():
+            shape = self.shape()
+            self._change(history[-1].version, {"fingerprint": fingerprint_of(shape), "shape": list(shape)})
+
+    def _alone(self) -> contextlib.AbstractContextManager[Held]:
+        store = _MongoLease(self._answering)
+        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
+
+    def _commands(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[Document, ...]:
+        try:
+            return commands_of(text)
+        except ValueError as exc:
+            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
+
+    def _run_all(
+        self, step: SchemaStep, script: SchemaStep | Script, commands: Sequence[Document], lease: Held
+    ) -> None:
+        for number, command in enumerate(commands, start=1):
+            lease.check()
+            self._run(step, script, number, command)
+
+    def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, command: Document) -> None:
         possible = self._possible(command)
         if possible is None:
             return
         name = next(iter(command))
+        where = f"{script.path.name} command {number} ({name})"
         with self._answering() as schema:
             try:
                 answer = schema.command(possible)
@@ -288,15 +359,17 @@ class MongoDatabase:
                     return
                 if exc.code in _UNAUTHORIZED:
                     raise
-                raise self._failed(step, number, name, f"{type(exc).__name__} (code {exc.code})") from None
+                raise self._failed(step, where, f"{type(exc).__name__} (code {exc.code})") from None
         if answer.get("writeErrors"):
-            raise self._failed(step, number, name, f"write error (code {answer['writeErrors'][0].get('code')})")
+            raise self._failed(step, where, f"write error (code {answer['writeErrors'][0].get('code')})")
 
-    def _failed(self, step: SchemaStep, number: int, name: str, reason: str) -> MigrationFailed:
+    def _failed(self, step: SchemaStep, where: str, reason: str) -> MigrationFailed:
         left = "the commands before it stay applied; repeating them changes nothing"
-        return MigrationFailed(
-            self.database.name, step.version, f"{step.path.name} command {number} ({name})", reason, left
-        )
+        return MigrationFailed(self.database.name, step.version, where, reason, left)
+
+    def _change(self, version: str, fields: Document) -> None:
+        with self._answering() as schema:
+            schema[HISTORY].update_one({"_id": version}, {"$set": fields})
 
     def _possible(self, command: Document) -> Document | None:
         """The command without what this server cannot do; ``None`` where nothing is left of it."""
@@ -316,13 +389,14 @@ class MongoDatabase:
         return {**command, "indexes": indexes} if indexes else None
 
     def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
+        at, shape = self._clock.now().isoformat(), self.shape()
         done = AppliedStep(
-            step.version, step.description, step.checksum, self._clock.now().isoformat(), round(duration_ms, 3)
+            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
         )
-        record = {"_id": done.version, **{key: value for key, value in vars(done).items() if key != "version"}}
+        record = {"_id": done.version, **{name: getattr(done, name) for name in _FIELDS if name != "undoing"}}
         with self._answering() as schema:
             try:
-                schema[HISTORY].insert_one(record)
+                schema[HISTORY].insert_one({**record, "shape": list(shape)})
             except errors.DuplicateKeyError:
                 return find_applied(self.database.name, step, self.applied()) or done
         return done
@@ -382,6 +456,12 @@ class MongoDatabase:
             client[self.endpoint.database].command("ping")
             admitted = sum(_allows(client.admin, command) for command in tries)
         return all_refused("administrative reads by the application", len(tries), admitted)
+
+
+def _canonical(document: Document) -> str:
+    """Fields in a fixed order, but those of a key: an index over (a, b) is another one than over (b, a)."""
+    kept = {name: list(value.items()) if name == "key" else value for name, value in document.items()}
+    return json_util.dumps(kept, sort_keys=True)
 
 
 def _knows(schema: MongoSchema[Document], command: Document) -> bool:

@@ -6,6 +6,7 @@ Here: values, promises, errors. Not here: the engines (``postgresql``, ``mongodb
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,23 +62,47 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
+class Script:
+    """A file beside a step: what takes it back (``U…``), or what must hold after it (``T…``)."""
+
+    path: Path
+    checksum: str
+    transactional: bool = True
+
+
+@dataclass(frozen=True)
 class SchemaStep:
-    """One migration file: ``V1_2_0__add_new_column.sql`` has version ``1.2.0``."""
+    """One migration file: ``V1_2_0__add_new_column.sql`` has version ``1.2.0``.
+
+    ``transactional`` is false where its statements must run outside of a transaction, one by one."""
 
     version: str
     description: str
     path: Path
     checksum: str
     phase: Phase = Phase.EXPAND
+    transactional: bool = True
+    undo: Script | None = None
+    verify: Script | None = None
 
 
 @dataclass(frozen=True)
 class AppliedStep:
+    """``fingerprint`` is that of the schema right after the step; empty for steps older than it.
+    ``undoing``: taking it back has begun and not ended."""
+
     version: str
     description: str
     checksum: str
     applied_at: str
     duration_ms: float
+    fingerprint: str = ""
+    undoing: bool = False
+
+
+def fingerprint_of(shape: Sequence[str]) -> str:
+    """Identifies a schema by what ``ManagedDatabase.shape`` says of it."""
+    return hashlib.sha256("\n".join(shape).encode()).hexdigest()
 
 
 class ManagedDatabase(Protocol):
@@ -101,8 +126,29 @@ class ManagedDatabase(Protocol):
         """The schema history, oldest first; empty where nothing was ever applied."""
 
     def apply(self, step: SchemaStep) -> AppliedStep:
-        """Apply one file and record it. One runner at a time: a second waits. A step that stopped
-        half-way is finished by a repetition."""
+        """Apply one file, try what must hold after it, and record it with the schema's shape. One runner
+        at a time: a second waits. A step that stopped half-way is finished by a repetition."""
+
+    def undo(self, step: SchemaStep) -> AppliedStep | None:
+        """Take back the newest applied step by its ``U`` file and forget its record, which is returned;
+        ``None`` where it is not applied. One runner at a time, as with ``apply``; one that stopped half-way is
+        finished by a repetition. Raises ``MissingUndo``, ``EditedMigration``, and ``NotNewest`` where
+        something newer is applied."""
+
+    def verify(self, step: SchemaStep) -> None:
+        """Try what the step's ``T`` file says must hold, and change nothing; nothing where it has none."""
+
+    def shape(self) -> tuple[str, ...]:
+        """The live schema as sorted lines, one for an object or a property of one. Left out is what is
+        the platform's own (names that start with ``drp_``) and what its loader builds. Equal schemas give
+        equal lines, in whatever order they were made."""
+
+    def recorded_shape(self) -> tuple[str, ...] | None:
+        """What ``shape`` said right after the newest step; ``None`` where that was not kept."""
+
+    def adopt(self) -> None:
+        """Where the newest step was applied before shapes were kept, take the schema as it is for it. A
+        second call changes nothing."""
 
     def admit_application(self) -> None:
         """Let the application's login use what the schema grants, as far as the engine needs more
@@ -143,6 +189,39 @@ class EditedMigration(PlatformError):
         self.what = f"{name}: migration {version} was edited after it had been applied"
         self.untouched = f"the schema of {name}"
         self.next_step = "restore the file as it was applied and put the change into a new version"
+
+
+class UnfinishedUndo(PlatformError):
+    """A step that is half taken back is neither applied nor not."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(name, version)
+        self.what = f"{name}: taking migration {version} back was begun and not ended"
+        self.untouched = f"the schema of {name}, as that left it"
+        self.next_step = f"end it with `drp migrate {name} --down 1`, then go on"
+
+
+class MissingUndo(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str, description: str) -> None:
+        super().__init__(name, version, description)
+        file = f"U{version.replace('.', '_')}__{description.replace(' ', '_')}"
+        self.what = f"{name}: migration {version} cannot be taken back, there is no {file} beside it"
+        self.untouched = f"the schema of {name}"
+        self.next_step = f"write {file} where an undo is sensible, else mend it with a new version or a restore"
+
+
+class NotNewest(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, name: str, version: str, newest: str) -> None:
+        super().__init__(name, version, newest)
+        self.what = f"{name}: migration {version} cannot be taken back while the newer {newest} is applied"
+        self.untouched = f"the schema of {name}"
+        self.next_step = f"take {newest} back first, or name {version} with `drp migrate {name} --to`"
 
 
 class OutOfOrderMigration(PlatformError):

@@ -6,7 +6,6 @@ Here: the adapter of ``ManagedDatabase``. Not here: the schema itself, or starti
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Generator, Sequence
 from typing import Any, LiteralString
@@ -46,19 +45,18 @@ from dr_platform.databases.port import (
     SchemaStep,
     ServerInfo,
 )
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+from dr_platform.databases.postgresql_shape import shape_of
+from dr_platform.databases.postgresql_steps import StepRunner, Watch, check_transaction, read_history, read_shape
+from dr_platform.databases.schema import find_applied, find_undoable, text_of, undo_of
 
 GROUP_ROLE = "drp_services"
 """Holds what the application may do; the schema's steps make it and grant to it. Logins are put in."""
 AUDIT_TABLE = "audit.events"
+RUNNER = "dr-platform-schema"
+"""By this name a server knows the connection that changes its schema."""
 
 _LOCK = 0x6472705F73636865
 """Key of the advisory lock that a schema runner holds; locks are per database."""
-_LOCK_TIMEOUT_MS = 500
-"""A statement that waits for a table lock stalls every reader behind it, so it gives way early and
-tries again (measured: readers stalled 2.7 s behind one waiting ALTER TABLE without)."""
-_LOCK_PATIENCE_S = 60.0
-
 _DEFAULT_LOGINS = (
     Login("postgres", "postgres"),
     Login("postgres", "password"),
@@ -66,12 +64,6 @@ _DEFAULT_LOGINS = (
     Login("admin", "admin"),
     Login("root", "root"),
 )
-_HISTORY = "SELECT version, description, checksum, applied_at, duration_ms FROM public.drp_schema_history"
-_ENDS_TRANSACTION = re.compile(
-    r"^(BEGIN|COMMIT|ROLLBACK|START)(\s+(TRANSACTION|WORK|ISOLATION)[^;]*)?\s*;", re.MULTILINE | re.IGNORECASE
-)
-_DATA_ERRORS = ("22", "23", "P0")
-"""SQLSTATE classes whose messages quote stored values: data exception, constraint, raised by code."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -110,6 +102,8 @@ class PostgresDatabase:
         self._application = application
         self._clock: Clock = clock or SystemClock()
         self._wait_s = wait_s
+        self.watch: Watch | None = None
+        """Told while a step of this adapter runs, for those who look at its locks."""
         self._lock = threading.RLock()
         self._connection = self._open(login)
 
@@ -213,109 +207,87 @@ class PostgresDatabase:
 
     def applied(self) -> Sequence[AppliedStep]:
         with self._answering() as connection:
-            return _history(connection)
+            return read_history(connection)
 
     def apply(self, step: SchemaStep) -> AppliedStep:
         text = text_of(self.database.name, step, ".sql")
-        if _ENDS_TRANSACTION.search(text):
-            problem = "ends a transaction itself: a step is one transaction, leave BEGIN and COMMIT out"
-            raise MalformedMigrations(step.path.parent.name, ((step.path.name, problem),))
-        with self._alone() as connection:
-            done = find_applied(self.database.name, step, _history(connection))
-            return done or self._run(connection, step, text)
+        check_transaction(step, text)
+        assertions = text_of(self.database.name, step, ".sql", step.verify) if step.verify else None
+        with self._alone() as runner:
+            if done := find_applied(self.database.name, step, runner.history()):
+                return done
+            runner.keep_books()
+            return runner.apply(step, text, assertions)
+
+    def undo(self, step: SchemaStep) -> AppliedStep | None:
+        script, text = undo_of(self.database.name, step, ".sql")
+        check_transaction(script, text)
+        with self._alone() as runner:
+            record = find_undoable(self.database.name, step, runner.history())
+            if record is not None:
+                runner.keep_books()
+                runner.undo(step, script, text)
+            return record
+
+    def verify(self, step: SchemaStep) -> None:
+        if step.verify is None:
+            return
+        text = text_of(self.database.name, step, ".sql", step.verify)
+        with self._alone() as runner:
+            runner.verify(step, step.verify, text)
+
+    def shape(self) -> tuple[str, ...]:
+        with self._answering() as connection, connection.transaction():
+            return shape_of(connection)
+
+    def recorded_shape(self) -> tuple[str, ...] | None:
+        with self._answering() as connection:
+            history = read_history(connection)
+            return read_shape(connection, history[-1].version) if history else None
+
+    def adopt(self) -> None:
+        history = self.applied()
+        if not history or history[-1].fingerprint:
+            return
+        with self._alone() as runner:
+            runner.keep_books()
+            runner.adopt(history[-1].version)
 
     @contextlib.contextmanager
-    def _alone(self) -> Generator[BoundedConnection]:
+    def _alone(self) -> Generator[StepRunner]:
         """A connection of its own that holds the schema's advisory lock. Closing it, or the end of
         this process, frees the lock; the server looks for that itself while a statement runs."""
-        connection = self._open(self._login)
+        connection = self._open(self._login, application_name=RUNNER)
         try:
             connection.limit_s = APPLY_TIMEOUT_S
-            for setting, value in (
-                ("client_connection_check_interval", "1s"),
-                ("tcp_keepalives_idle", "10"),
-                ("tcp_keepalives_interval", "5"),
-                ("tcp_keepalives_count", "3"),
-                ("idle_in_transaction_session_timeout", "60s"),
-                ("lock_timeout", f"{_LOCK_TIMEOUT_MS}ms"),
-            ):
-                connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+            withheld = self._application_names()
+            runner = StepRunner(connection, self.database.name, self._clock, withheld, self.watch)
+            runner.settle()
             wait_for(
                 lambda: bool(_one(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK)),
                 self.database.name,
                 self._clock,
                 self._wait_s,
             )
-            yield connection
+            yield runner
         except psycopg.OperationalError as exc:
             raise self._unreachable(exc) from exc
         finally:
             connection.close()
-
-    def _run(self, connection: BoundedConnection, step: SchemaStep, text: str) -> AppliedStep:
-        started = self._clock.monotonic()
-        while True:
-            try:
-                return self._run_once(connection, step, text, started)
-            except errors.LockNotAvailable as exc:
-                if self._clock.monotonic() - started > _LOCK_PATIENCE_S:
-                    raise self._failed(step, text, exc) from None
-                self._clock.sleep(_LOCK_TIMEOUT_MS / 1000)
-            except psycopg.Error as exc:
-                if exc.sqlstate is None:  # no answer of the server at all
-                    raise
-                raise self._failed(step, text, exc) from None
-
-    def _run_once(self, connection: BoundedConnection, step: SchemaStep, text: str, started: float) -> AppliedStep:
-        with connection.transaction():
-            connection.execute(text.encode())
-            # A step may have set its own path or role; the record is written as the runner.
-            connection.execute("RESET ROLE; RESET search_path")
-            self._ensure_history(connection)
-            duration_ms = round((self._clock.monotonic() - started) * 1000, 3)
-            at = self._clock.now()
-            connection.execute(
-                "INSERT INTO public.drp_schema_history VALUES (%s, %s, %s, %s, %s)",
-                (step.version, step.description, step.checksum, at, duration_ms),
-            )
-        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms)
-
-    def _ensure_history(self, connection: BoundedConnection) -> None:
-        if _has_history(connection):
-            return
-        connection.execute(
-            "CREATE TABLE public.drp_schema_history (version text PRIMARY KEY, description text NOT NULL,"
-            " checksum text NOT NULL, applied_at timestamptz NOT NULL, duration_ms double precision NOT NULL)"
-        )
-        # Default privileges may have handed the new table to the application's login.
-        for name in self._application_names():
-            if _one(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", name):
-                connection.execute(
-                    sql.SQL("REVOKE ALL ON public.drp_schema_history FROM {}").format(sql.Identifier(name))
-                )
-
-    def _failed(self, step: SchemaStep, text: str, exc: psycopg.Error) -> MigrationFailed:
-        position = exc.diag.statement_position
-        where = step.path.name
-        if position and position.isdigit():
-            where += f" line {text.count(chr(10), 0, int(position) - 1) + 1}"
-        reason = f"{type(exc).__name__} ({exc.sqlstate})"
-        if exc.sqlstate and not exc.sqlstate.startswith(_DATA_ERRORS):
-            reason += f": {exc.diag.message_primary}"
-        return MigrationFailed(self.database.name, step.version, where, reason, "everything: the step was rolled back")
 
     def admit_application(self) -> None:
         """Put the application's login into the group role, and let the group read the history."""
         if self._application is None:
             return
         login = self._application.username
-        with self._alone() as connection:  # two GRANTs at once fail with "tuple concurrently updated"
+        with self._alone() as runner:  # two GRANTs at once fail with "tuple concurrently updated"
+            connection = runner.connection
             found = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
             if not {GROUP_ROLE, login} <= found:
                 return
             group = sql.Identifier(GROUP_ROLE)
             connection.execute(sql.SQL("GRANT {} TO {}").format(group, sql.Identifier(login)))
-            if _has_history(connection):
+            if read_history(connection):
                 connection.execute(sql.SQL("GRANT SELECT ON public.drp_schema_history TO {}").format(group))
 
     # Findings
@@ -476,15 +448,3 @@ def _one(connection: psycopg.Connection[Any], query: LiteralString, *parameters:
 def _setting(connection: psycopg.Connection[Any], name: str) -> str | None:
     """A configuration setting, or ``None`` where this server does not know it."""
     return _one(connection, "SELECT current_setting(%s, true)", name)
-
-
-def _has_history(connection: psycopg.Connection[Any]) -> bool:
-    return _one(connection, "SELECT to_regclass('public.drp_schema_history')") is not None
-
-
-def _history(connection: psycopg.Connection[Any]) -> tuple[AppliedStep, ...]:
-    if not _has_history(connection):
-        return ()
-    rows = connection.execute(_HISTORY).fetchall()
-    steps = [AppliedStep(v, d, c, at.isoformat(), ms) for v, d, c, at, ms in rows]
-    return tuple(sorted(steps, key=lambda step: version_key(step.version)))

@@ -10,9 +10,11 @@ Here: the adapter of ``ManagedDatabase``. Not here: the keys themselves, or star
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -38,7 +40,7 @@ from dr_platform.databases.access import (
     measure,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, one_at_a_time
+from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
@@ -46,13 +48,28 @@ from dr_platform.databases.port import (
     Endpoint,
     Finding,
     SchemaStep,
+    Script,
     ServerInfo,
+    fingerprint_of,
 )
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, find_applied, text_of, version_key
+from dr_platform.databases.schema import (
+    MalformedMigrations,
+    MigrationFailed,
+    find_applied,
+    find_undoable,
+    text_of,
+    undo_of,
+    version_key,
+)
 
 HISTORY_KEY = "drp:schema:history"
 """A hash: version to the JSON of its record."""
 LOCK_KEY = "drp:schema:lock"
+SHAPE_KEY = "drp:schema:shapes"
+"""A hash: version to the lines of what the server looked like after it."""
+_KEPT = "drp:*"
+"""Keys that steps make: settings and conventions. Everything else here is a cache."""
+_OWN = "drp:schema:"
 
 REPEATABLE = frozenset(
     {
@@ -214,23 +231,72 @@ class RedisDatabase:
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
     def apply(self, step: SchemaStep) -> AppliedStep:
-        text = text_of(self.database.name, step, ".redis")
-        try:
-            commands = commands_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((step.path.name, str(exc)),)) from None
-        with one_at_a_time(
-            _RedisLease(self._answering), self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s
-        ) as lease:
+        commands = self._commands(step, step, text_of(self.database.name, step, ".redis"))
+        with self._alone() as lease:
             if done := find_applied(self.database.name, step, self.applied()):
                 return done
             started = self._clock.monotonic()
-            for number, words in enumerate(commands, start=1):
-                lease.check()
-                self._run(step, number, words)
+            self._run_all(step, step, commands, lease)
             return self._record(step, (self._clock.monotonic() - started) * 1000)
 
-    def _run(self, step: SchemaStep, number: int, words: tuple[str, ...]) -> None:
+    def undo(self, step: SchemaStep) -> AppliedStep | None:
+        script, text = undo_of(self.database.name, step, ".redis")
+        commands = self._commands(step, script, text)
+        with self._alone() as lease:
+            record = find_undoable(self.database.name, step, self.applied())
+            if record is None:
+                return None
+            self._write(replace(record, undoing=True))
+            self._run_all(step, script, commands, lease)
+            with self._answering() as client, client.pipeline(transaction=True) as both:
+                both.hdel(HISTORY_KEY, record.version)
+                both.hdel(SHAPE_KEY, record.version)
+                both.execute()
+            return record
+
+    def verify(self, step: SchemaStep) -> None:
+        """Nothing: what must hold after a step is said in SQL."""
+
+    def shape(self) -> tuple[str, ...]:
+        """Keys of settings and conventions, with a digest for each value."""
+        with self._answering() as client:
+            keys = [key for key in map(str, client.scan_iter(_KEPT, count=10_000)) if not key.startswith(_OWN)]
+            return tuple(sorted(line for key in keys for line in _lines(client, key)))
+
+    def recorded_shape(self) -> tuple[str, ...] | None:
+        history = self.applied()
+        if not history:
+            return None
+        with self._answering() as client:
+            kept = client.hget(SHAPE_KEY, history[-1].version)
+        return None if kept is None else tuple(json.loads(str(kept)))
+
+    def adopt(self) -> None:
+        history = self.applied()
+        if not history or history[-1].fingerprint:
+            return
+        with self._alone():
+            shape = self.shape()
+            self._write(replace(history[-1], fingerprint=fingerprint_of(shape)), shape)
+
+    def _alone(self) -> contextlib.AbstractContextManager[Held]:
+        store = _RedisLease(self._answering)
+        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
+
+    def _commands(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[tuple[str, ...], ...]:
+        try:
+            return commands_of(text)
+        except ValueError as exc:
+            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
+
+    def _run_all(
+        self, step: SchemaStep, script: SchemaStep | Script, commands: Sequence[tuple[str, ...]], lease: Held
+    ) -> None:
+        for number, words in enumerate(commands, start=1):
+            lease.check()
+            self._run(step, script, number, words)
+
+    def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, words: tuple[str, ...]) -> None:
         with self._answering() as client:
             try:
                 client.execute_command(*words)
@@ -239,16 +305,25 @@ class RedisDatabase:
             except redis.exceptions.ResponseError as exc:
                 reason = str(exc).split(" ", 1)[0]  # the error's code, such as WRONGTYPE
                 left = "the commands before it stay applied; repeating them changes nothing"
-                where = f"{step.path.name} command {number} ({words[0]})"
+                where = f"{script.path.name} command {number} ({words[0]})"
                 raise MigrationFailed(self.database.name, step.version, where, reason, left) from None
 
     def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
-        at = self._clock.now().isoformat()
-        done = AppliedStep(step.version, step.description, step.checksum, at, round(duration_ms, 3))
+        at, shape = self._clock.now().isoformat(), self.shape()
+        done = AppliedStep(
+            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
+        )
         with self._answering() as client:
-            if client.hsetnx(HISTORY_KEY, step.version, json.dumps(vars(done))):
+            if client.hsetnx(HISTORY_KEY, step.version, _record_of(done)):
+                client.hset(SHAPE_KEY, step.version, json.dumps(shape))
                 return done
         return find_applied(self.database.name, step, self.applied()) or done
+
+    def _write(self, record: AppliedStep, shape: Sequence[str] | None = None) -> None:
+        with self._answering() as client:
+            client.hset(HISTORY_KEY, record.version, _record_of(record))
+            if shape is not None:
+                client.hset(SHAPE_KEY, record.version, json.dumps(shape))
 
     def admit_application(self) -> None:
         """Nothing: an access rule names key patterns, not schema objects, and is made with the login."""
@@ -316,6 +391,31 @@ class RedisDatabase:
             info: dict[str, Any] = client.info("persistence")  # type: ignore[assignment]
         kept, well = info.get("aof_enabled") == 1, info.get("aof_last_write_status", "ok") == "ok"
         return kept and well, f"append-only file {'on' if kept else 'off'}, last write {'ok' if well else 'failed'}"
+
+
+def _record_of(step: AppliedStep) -> str:
+    """What is not said is left out, so that an older platform reads the record too."""
+    return json.dumps({name: value for name, value in vars(step).items() if value not in ("", False)})
+
+
+def _lines(client: redis.Redis, key: str) -> list[str]:
+    """One line for every member of a key, values as digests: settings are no secrets, but need not be read."""
+    kind = str(client.type(key))
+    held: Any = {}
+    match kind:
+        case "hash":
+            held = client.hgetall(key)
+        case "set":
+            held = dict.fromkeys(client.sscan_iter(key), "")
+        case "zset":
+            held = dict(client.zscan_iter(key))
+        case "string":
+            held = {"": client.get(key)}
+    return [f"{kind} {key} {member} {_digest(value)}" for member, value in held.items()]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:16]
 
 
 def _refuses(connection: redis.Redis, words: tuple[str, ...]) -> bool:

@@ -4,12 +4,14 @@ A folder holds one database's steps:
 
 - ``V<digits>(_<digits>)*__<description>.<extension>`` is a step: ``V1_2_0__add_new_column.sql``
   is version 1.2.0. Versions compare number by number, and 1.2 is the same version as 1.2.0.
-- ``U…`` files undo a step of the same version. They are known and not applied here.
+- ``U…`` files take a step of the same version back, in the same format.
+- ``T…`` files (``.sql`` alone) say what must hold after it: queries, each of whose values must be true.
 - ``README.md`` and names that start with a dot are left alone. Anything else is refused.
 
 Extensions say what a file contains; the adapter of the engine reads it:
 
-- ``.sql``: PostgreSQL statements, run as one transaction.
+- ``.sql``: PostgreSQL statements, run as one transaction, or with ``-- transactional: false`` above the
+  first of them one by one outside of any, where each must be repeatable (``CREATE INDEX CONCURRENTLY``).
 - ``.cql``: CQL statements, each of them repeatable.
 - ``.json``: a list of MongoDB commands, each of them repeatable.
 - ``.redis``: one Redis command a line, each of them repeatable.
@@ -29,15 +31,20 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dr_platform.databases.port import (
     AppliedStep,
     EditedMigration,
     ManagedDatabase,
+    MissingUndo,
+    NotNewest,
     OutOfOrderMigration,
     Phase,
     SchemaStep,
+    Script,
+    UnfinishedUndo,
 )
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.verdict import Progress, silent
@@ -45,10 +52,11 @@ from dr_platform.verdict import Progress, silent
 EXTENSIONS = (".sql", ".cql", ".json", ".redis")
 
 _NAME = re.compile(
-    r"(?P<kind>[VU])(?P<version>\d+(?:_\d+)*)__(?P<description>[a-z0-9]+(?:_[a-z0-9]+)*)(?P<extension>\.\w+)"
+    r"(?P<kind>[VUT])(?P<version>\d+(?:_\d+)*)__(?P<description>[a-z0-9]+(?:_[a-z0-9]+)*)(?P<extension>\.\w+)"
 )
 _COMMENT = re.compile(r"\s*(?:--|//|#)\s*(?P<text>.*)")
 _PHASE = re.compile(r"phase\s*:\s*(?P<phase>.*?)\s*", re.IGNORECASE)
+_TRANSACTIONAL = re.compile(r"transactional\s*:\s*(?P<stated>.*?)\s*", re.IGNORECASE)
 _EXAMPLE = "V1_2_0__add_new_column.sql"
 
 
@@ -71,7 +79,7 @@ class MigrationFailed(PlatformError):
         super().__init__(name, version, where, reason, left)
         self.what = f"{name}: migration {version} failed at {where}: {reason}"
         self.untouched = left
-        self.next_step = "correct the file (it is not recorded as applied) and run `drp up` again"
+        self.next_step = "correct the file (it is not recorded as applied) and repeat the command"
 
 
 class StepBefore(PlatformError):
@@ -92,33 +100,56 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+@dataclass(frozen=True)
+class _File:
+    kind: str
+    version: str
+    description: str
+    path: Path
+    text: str
+    transactional: bool
+
+    @property
+    def script(self) -> Script:
+        return Script(self.path, _checksum(self.text), self.transactional)
+
+
 def read_steps(folder: Path) -> tuple[SchemaStep, ...]:
     """The steps of a folder in the order in which they apply; nothing where there is no folder.
 
     All faults of all files are raised together as ``MalformedMigrations``.
     """
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    steps: list[SchemaStep] = []
-    faults: list[tuple[str, str]] = []
-    for path in files:
-        if path.name.startswith(".") or path.name == "README.md":
-            continue
-        found = _read_step(path)
-        if isinstance(found, str):
-            faults.append((path.name, found))
-        elif found is not None:
-            steps.append(found)
-    steps.sort(key=lambda step: version_key(step.version))
-    faults += _same_version(steps)
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [(path.name, _read(path)) for path in paths if not path.name.startswith(".") and path.name != "README.md"]
+    faults = [(name, fault) for name, fault in found if isinstance(fault, str)]
+    files = [file for _, file in found if isinstance(file, _File)]
+    files.sort(key=lambda file: version_key(file.version))
+    faults += _same_version(files) + _alone(files)
+    phases = {file.path.name: phase_of(file.text, file.path.suffix) for file in files if file.kind == "V"}
+    faults += [(name, phase) for name, phase in phases.items() if not isinstance(phase, Phase)]
     if faults:
         raise MalformedMigrations(
             folder.name if not folder.parent.name else f"{folder.parent.name}/{folder.name}", tuple(faults)
         )
-    return tuple(steps)
+    beside = {(file.kind, version_key(file.version)): file.script for file in files}
+    return tuple(
+        SchemaStep(
+            file.version,
+            file.description,
+            file.path,
+            _checksum(file.text),
+            Phase(phases[file.path.name]),
+            file.transactional,
+            beside.get(("U", version_key(file.version))),
+            beside.get(("T", version_key(file.version))),
+        )
+        for file in files
+        if file.kind == "V"
+    )
 
 
-def _read_step(path: Path) -> SchemaStep | str | None:
-    """The step, what is wrong with the file, or ``None`` for an undo file."""
+def _read(path: Path) -> _File | str:
+    """The file, or what is wrong with it."""
     if not path.is_file():
         return "is not a file; steps lie directly in the folder"
     match = _NAME.fullmatch(path.name)
@@ -126,8 +157,8 @@ def _read_step(path: Path) -> SchemaStep | str | None:
         return f"is not a migration's name: write it like {_EXAMPLE} (lower case, two underscores)"
     if match["extension"] not in EXTENSIONS:
         return f"has extension {match['extension']}; known are {', '.join(EXTENSIONS)}"
-    if match["kind"] == "U":
-        return None
+    if match["kind"] == "T" and match["extension"] != ".sql":
+        return "is not SQL: what must hold after a step can be said in .sql alone"
     try:
         text = _text(path.read_bytes())
     except UnicodeDecodeError:
@@ -138,17 +169,31 @@ def _read_step(path: Path) -> SchemaStep | str | None:
         return "is empty: write its statements, or remove it"
     if "\0" in text:
         return "contains NUL bytes: save it as UTF-8 text"
-    phase = phase_of(text, match["extension"])
-    if not isinstance(phase, Phase):
-        return phase
-    version = match["version"].replace("_", ".")
-    return SchemaStep(version, match["description"].replace("_", " "), path, _checksum(text), phase)
+    transactional = _is_transactional(text, match["kind"], match["extension"])
+    if isinstance(transactional, str):
+        return transactional
+    version, description = match["version"].replace("_", "."), match["description"].replace("_", " ")
+    return _File(match["kind"], version, description, path, text, transactional)
+
+
+def _is_transactional(text: str, kind: str, extension: str) -> bool | str:
+    """What the file states, else true; or what is wrong with the statement."""
+    head, rest = _stated(text, _TRANSACTIONAL) if extension == ".sql" else ([], [])
+    if not head and not rest:
+        return True
+    if rest or len(head) > 1:
+        return "states whether it is transactional more than once or below its first statement: keep one at the top"
+    if head[0] not in ("true", "false"):
+        return "states that it is transactional with another word than true or false"
+    if kind == "T":
+        return "changes nothing, so leave out whether it is transactional"
+    return head[0] == "true"
 
 
 def phase_of(text: str, extension: str) -> Phase | str:
     """The phase that a step's text states, or what is wrong with the statement. One in the wrong
     place is refused: a step that takes something away must not pass for one that adds."""
-    head, rest = _stated_phases(text) if extension != ".json" else (_phases_of_commands(text), [])
+    head, rest = _stated(text, _PHASE) if extension != ".json" else (_phases_of_commands(text), [])
     if rest:
         return "states its phase below its first statement: move it to the top"
     if len(head) > 1:
@@ -160,8 +205,8 @@ def phase_of(text: str, extension: str) -> Phase | str:
     return Phase(head[0])
 
 
-def _stated_phases(text: str) -> tuple[list[str], list[str]]:
-    """What comment lines name as phases: above the first statement, and below it."""
+def _stated(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """What comment lines state: above the first statement, and below it."""
     above: list[str] = []
     below: list[str] = []
     place = above
@@ -169,8 +214,8 @@ def _stated_phases(text: str) -> tuple[list[str], list[str]]:
         comment = _COMMENT.fullmatch(line)
         if comment is None:
             place = below if line.strip() else place
-        elif found := _PHASE.fullmatch(comment["text"]):
-            place.append(found["phase"])
+        elif found := pattern.fullmatch(comment["text"]):
+            place.append(found[1])
     return above, below
 
 
@@ -186,12 +231,23 @@ def _phases_of_commands(text: str) -> list[str]:
     return [found["phase"]] if found else []
 
 
-def _same_version(steps: Sequence[SchemaStep]) -> list[tuple[str, str]]:
-    """Neighbours in version order that claim the same version."""
+def _same_version(files: Sequence[_File]) -> list[tuple[str, str]]:
+    """Neighbours in version order, of one kind, that claim the same version."""
     return [
         (second.path.name, f"has the same version as {first.path.name}: give one of them its own")
-        for first, second in itertools.pairwise(steps)
+        for kind in "VUT"
+        for first, second in itertools.pairwise(file for file in files if file.kind == kind)
         if version_key(first.version) == version_key(second.version)
+    ]
+
+
+def _alone(files: Sequence[_File]) -> list[tuple[str, str]]:
+    """Undo and assertion files that belong to no step of their format."""
+    steps = {(version_key(file.version), file.path.suffix) for file in files if file.kind == "V"}
+    return [
+        (file.path.name, f"belongs to no step: there is no V file of version {file.version} in its format")
+        for file in files
+        if file.kind != "V" and (version_key(file.version), file.path.suffix) not in steps
     ]
 
 
@@ -204,23 +260,47 @@ def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def text_of(name: str, step: SchemaStep, extension: str) -> str:
-    """The content of a step's file, which must be what it was when the folder was read."""
-    if step.path.suffix != extension:
+def text_of(name: str, step: SchemaStep, extension: str, script: Script | None = None) -> str:
+    """The content of a step's file, or of a ``script`` beside it, which must be what it was when the
+    folder was read."""
+    file = script or step
+    if file.path.suffix != extension:
         problem = f"is for another engine: {name} takes {extension} files"
-        raise MalformedMigrations(step.path.parent.name, ((step.path.name, problem),))
-    text = _text(step.path.read_bytes())
-    if _checksum(text) != step.checksum:
+        raise MalformedMigrations(file.path.parent.name, ((file.path.name, problem),))
+    text = _text(file.path.read_bytes())
+    if _checksum(text) != file.checksum:
         raise EditedMigration(name, step.version)
     return text
+
+
+def undo_of(name: str, step: SchemaStep, extension: str) -> tuple[Script, str]:
+    """The undo file of a step and its content. Raises ``MissingUndo``."""
+    if step.undo is None:
+        raise MissingUndo(name, step.version, step.description)
+    return step.undo, text_of(name, step, extension, step.undo)
+
+
+def find_undoable(name: str, step: SchemaStep, applied: Sequence[AppliedStep]) -> AppliedStep | None:
+    """The record of the step to take back, or ``None`` where it is not applied. Raises ``NotNewest`` and
+    ``EditedMigration``: what a changed file once did cannot be known."""
+    key = version_key(step.version)
+    record = next((done for done in applied if version_key(done.version) == key), None)
+    if record is None:
+        return None
+    if record.checksum != step.checksum:
+        raise EditedMigration(name, step.version)
+    newest = max(applied, key=lambda done: version_key(done.version))
+    if newest is not record:
+        raise NotNewest(name, step.version, newest.version)
+    return record
 
 
 def find_applied(name: str, step: SchemaStep, applied: Sequence[AppliedStep]) -> AppliedStep | None:
     """The record of a step, or ``None`` where it is the next to apply.
 
-    Raises ``EditedMigration`` where the record has another checksum and ``OutOfOrderMigration``
-    where it has none but a newer step has. Records without a file are no fault: an older release
-    of the catalog may look at a newer schema, because steps only ever add.
+    Raises ``EditedMigration`` where the record has another checksum, ``OutOfOrderMigration`` where it has
+    none but a newer step has, and ``UnfinishedUndo`` where it is half taken back. Records without a file
+    are no fault: an older release of the catalog may look at a newer schema.
     """
     key = version_key(step.version)
     newest = max(applied, key=lambda done: version_key(done.version), default=None)
@@ -228,6 +308,8 @@ def find_applied(name: str, step: SchemaStep, applied: Sequence[AppliedStep]) ->
         if version_key(done.version) == key:
             if done.checksum != step.checksum:
                 raise EditedMigration(name, step.version)
+            if done.undoing:
+                raise UnfinishedUndo(name, step.version)
             return done
     if newest is not None and version_key(newest.version) > key:
         raise OutOfOrderMigration(name, step.version, newest.version)
@@ -271,4 +353,35 @@ def migrate(
         progress(f"{name}: applying {step.version} {step.description} ({number} of {len(missing)})")
         done.append(db.apply(step))
     db.admit_application()
+    db.adopt()
     return tuple(done)
+
+
+def undoing(
+    name: str, steps: Sequence[SchemaStep], applied: Sequence[AppliedStep], count: int
+) -> tuple[SchemaStep, ...]:
+    """The newest ``count`` applied steps in the order in which they are taken back. Each has its undo file
+    and is unedited, or none is returned: raises ``MissingUndo``, ``EditedMigration``."""
+    known = {version_key(step.version): step for step in steps}
+    newest = sorted(applied, key=lambda done: version_key(done.version), reverse=True)[:count]
+    chosen_steps: list[SchemaStep] = []
+    for record in newest:
+        step = known.get(version_key(record.version))
+        if step is None or step.undo is None:
+            raise MissingUndo(name, record.version, record.description)
+        if step.checksum != record.checksum:
+            raise EditedMigration(name, record.version)
+        chosen_steps.append(step)
+    return tuple(chosen_steps)
+
+
+def revert(db: ManagedDatabase, steps: Sequence[SchemaStep], progress: Progress = silent) -> tuple[AppliedStep, ...]:
+    """Take back what ``undoing`` chose, newest first; returns the records that are gone. ``db`` has the
+    role ``admin``."""
+    name = db.database.name
+    gone: list[AppliedStep] = []
+    for number, step in enumerate(steps, start=1):
+        progress(f"{name}: taking back {step.version} {step.description} ({number} of {len(steps)})")
+        if (record := db.undo(step)) is not None:
+            gone.append(record)
+    return tuple(gone)

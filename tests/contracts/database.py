@@ -29,9 +29,21 @@ from dr_platform.databases.port import (
     DatabaseUnreachable,
     EditedMigration,
     Endpoint,
+    MissingUndo,
+    NotNewest,
     OutOfOrderMigration,
+    UnfinishedUndo,
+    fingerprint_of,
 )
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, migrate, plan, read_steps
+from dr_platform.databases.schema import (
+    MalformedMigrations,
+    MigrationFailed,
+    migrate,
+    plan,
+    read_steps,
+    revert,
+    undoing,
+)
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from tests.contracts.embedded_servers import Running, running
 from tests.contracts.runtime import until
@@ -47,13 +59,17 @@ from pathlib import Path
 from dr_platform.catalog import Database
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import Endpoint
-from dr_platform.databases.schema import migrate, read_steps
+from dr_platform.databases.schema import migrate, read_steps, revert, undoing
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 told = json.loads(sys.argv[1])
 database = Database.model_validate_json(told["database"])
 secrets = EmbeddedSecretStore(Path(told["secrets"]))
 db = connect_database(database, Endpoint(*told["endpoint"]), secrets, "admin", lease_s=told["lease_s"])
-migrate(db, read_steps(Path(told["folder"])))
+steps = read_steps(Path(told["folder"]))
+if told["back"]:
+    revert(db, undoing(database.name, steps, db.applied(), 1))
+else:
+    migrate(db, steps)
 db.close()
 """
 """A schema runner in a process of its own, which a test can kill."""
@@ -85,6 +101,10 @@ class DatabaseContract:
     """Folder of the engine's database in the catalog."""
     extension: ClassVar[str]
     server_name: ClassVar[str]
+    shaped: ClassVar[str] = "shaped"
+    """A thing that belongs to the schema, and not to the data alone."""
+    halves: ClassVar[bool] = True
+    """Whether a step that was killed leaves a part of it behind."""
     known_failures: ClassVar[frozenset[str]] = frozenset()
     """Findings that the embedded server cannot pass, which its ``reduced`` explains."""
 
@@ -94,7 +114,15 @@ class DatabaseContract:
         """A step that makes ``thing``."""
         raise NotImplementedError
 
+    def removing(self, thing: str) -> str:
+        """A step that takes ``thing`` away."""
+        raise NotImplementedError
+
     def has(self, db: Any, thing: str) -> bool:
+        raise NotImplementedError
+
+    def forget_shapes(self, db: Any) -> None:
+        """Make the history what a platform left that kept no shapes."""
         raise NotImplementedError
 
     def refused(self) -> str:
@@ -322,12 +350,24 @@ class DatabaseContract:
     ) -> None:
         folder = tmp_path / "steps"
         write_step(folder, f"V1__long{self.extension}", self.long())
+        self.kill_a_runner(server, endpoint, db, folder, back=False)
+        assert list(db.applied()) == []
+        started = time.monotonic()
+        migrate(db, read_steps(folder))
+        assert time.monotonic() - started < 30
+        assert self.has(db, "first")
+        assert self.has(db, "last")
+        assert [step.version for step in db.applied()] == ["1"]
+
+    def kill_a_runner(self, server: Running, endpoint: Endpoint, db: Any, folder: Path, *, back: bool) -> None:
+        """Kill it in the middle of the long file: going forward, or taking one step back."""
         told = {
             "database": server.database.model_dump_json(),
             "endpoint": [endpoint.host, endpoint.port, endpoint.database],
             "secrets": str(server.state.secrets),
             "folder": str(folder),
             "lease_s": LEASE_S,
+            "back": back,
         }
         runner = subprocess.Popen([sys.executable, "-c", _RUNNER, json.dumps(told)], cwd=Path(__file__).parents[2])
         try:
@@ -336,13 +376,147 @@ class DatabaseContract:
             runner.kill()
             runner.wait()
         assert not self.has(db, "last"), "the runner was too fast to be killed half-way"
+
+    # Back
+
+    @pytest.fixture
+    def undoable(self, folder: Path) -> Path:
+        """Two steps that can be taken back."""
+        for file, thing in (("U1_0_0__first", "first"), ("U1_0_10__second", "second")):
+            write_step(folder, f"{file}{self.extension}", self.removing(thing))
+        return folder
+
+    def test_the_newest_step_is_taken_back_with_its_record_and_can_be_applied_again(
+        self, db: Any, undoable: Path
+    ) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps)
+        gone = revert(db, undoing(self.name, steps, db.applied(), 1))
+        assert [record.version for record in gone] == ["1.0.10"]
+        assert (self.has(db, "first"), self.has(db, "second")) == (True, False)
+        assert [step.version for step in db.applied()] == ["1.0.0"]
+        assert [step.version for step in migrate(db, steps)] == ["1.0.10"]
+        assert self.has(db, "second")
+
+    def test_all_steps_are_taken_back_newest_first(self, db: Any, undoable: Path) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps)
+        gone = revert(db, undoing(self.name, steps, db.applied(), 2))
+        assert [record.version for record in gone] == ["1.0.10", "1.0.0"]
         assert list(db.applied()) == []
-        started = time.monotonic()
-        migrate(db, read_steps(folder))
-        assert time.monotonic() - started < 30
+        assert not self.has(db, "first")
+
+    def test_a_step_that_is_not_applied_is_not_taken_back(self, db: Any, undoable: Path) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps[:1])
+        assert db.undo(steps[1]) is None
+        assert [step.version for step in db.applied()] == ["1.0.0"]
+
+    def test_a_step_without_an_undo_file_is_refused_in_words(self, db: Any, folder: Path) -> None:
+        steps = read_steps(folder)
+        migrate(db, steps)
+        for attempt in (lambda: undoing(self.name, steps, db.applied(), 1), lambda: db.undo(steps[1])):
+            with pytest.raises(MissingUndo, match="U1_0_10__second"):
+                attempt()
+        assert self.has(db, "second")
+
+    def test_a_step_below_the_newest_is_not_taken_back(self, db: Any, undoable: Path) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps)
+        with pytest.raises(NotNewest, match=r"1\.0\.10"):
+            db.undo(steps[0])
         assert self.has(db, "first")
-        assert self.has(db, "last")
+
+    def test_an_edited_step_is_not_taken_back(self, db: Any, undoable: Path) -> None:
+        migrate(db, read_steps(undoable))
+        write_step(undoable, f"V1_0_10__second{self.extension}", self.adding("edited"))
+        with pytest.raises(EditedMigration):
+            db.undo(read_steps(undoable)[1])
+        assert self.has(db, "second")
+
+    def test_of_two_runners_that_take_back_at_once_one_does(
+        self, server: Running, endpoint: Endpoint, db: Any, undoable: Path
+    ) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps)
+        runners = [self.connect(server, endpoint) for _ in range(2)]
+        together = threading.Barrier(len(runners))
+        results: list[AppliedStep | None] = []
+
+        def run(runner: Any) -> None:
+            together.wait(30)
+            results.append(runner.undo(steps[1]))
+
+        threads = [threading.Thread(target=run, args=(runner,)) for runner in runners]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for runner in runners:
+            runner.close()
+        assert len(results) == 2
+        assert sum(record is not None for record in results) == 1
+        assert [step.version for step in db.applied()] == ["1.0.0"]
+
+    def test_an_undo_whose_runner_was_killed_is_finished_by_a_repetition_and_passes_for_nothing_else(
+        self, server: Running, endpoint: Endpoint, db: Any, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "steps"
+        write_step(folder, f"V1__a{self.extension}", self.adding("thing"))
+        write_step(folder, f"U1__a{self.extension}", self.long())
+        steps = read_steps(folder)
+        migrate(db, steps)
+        self.kill_a_runner(server, endpoint, db, folder, back=True)
         assert [step.version for step in db.applied()] == ["1"]
+        if self.halves:
+            with pytest.raises(UnfinishedUndo):
+                migrate(db, steps)
+        else:
+            assert migrate(db, steps) == ()
+        revert(db, undoing(self.name, steps, db.applied(), 1))
+        assert list(db.applied()) == []
+        assert self.has(db, "last")
+
+    # Shape
+
+    def test_each_step_is_recorded_with_the_shape_it_left(self, db: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "steps"
+        before = db.shape()
+        write_step(folder, f"V1__a{self.extension}", self.adding(self.shaped))
+        write_step(folder, f"U1__a{self.extension}", self.removing(self.shaped))
+        steps = read_steps(folder)
+        migrate(db, steps)
+        assert set(db.shape()) > set(before)
+        assert db.recorded_shape() == db.shape()
+        assert db.applied()[-1].fingerprint == fingerprint_of(db.shape())
+        revert(db, steps)
+        assert db.shape() == before
+
+    def test_a_change_by_hand_shows_in_the_shape(self, db: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "steps"
+        write_step(folder, f"V1__a{self.extension}", self.adding(self.shaped))
+        write_step(folder, f"U1__a{self.extension}", self.removing(self.shaped))
+        migrate(db, read_steps(folder))
+        self.by_hand(db, self.shaped)
+        assert db.recorded_shape() != db.shape()
+
+    def by_hand(self, db: Any, thing: str) -> None:
+        """Take ``thing`` away as an administrator would."""
+        raise NotImplementedError
+
+    def test_a_history_of_a_platform_that_kept_no_shapes_is_adopted_once(self, db: Any, folder: Path) -> None:
+        steps = read_steps(folder)
+        migrate(db, steps)
+        self.forget_shapes(db)
+        assert db.recorded_shape() is None
+        assert [(done.version, done.fingerprint) for done in db.applied()] == [("1.0.0", ""), ("1.0.10", "")]
+        assert migrate(db, steps) == ()
+        assert db.recorded_shape() == db.shape()
+        adopted = db.applied()
+        db.adopt()
+        assert db.applied() == adopted
+        write_step(folder, f"V2__more{self.extension}", self.adding("more"))
+        assert [step.version for step in migrate(db, read_steps(folder))] == ["2"]
 
     # The catalog's own schema
 

@@ -12,7 +12,7 @@ from cassandra import InvalidRequest
 from cassandra.cluster import NoHostAvailable
 
 from dr_platform.catalog import Engine
-from dr_platform.databases.cql import _CqlLease
+from dr_platform.databases.cql import HISTORY, _CqlLease
 from dr_platform.databases.port import DatabaseMissing, Endpoint
 from dr_platform.databases.schema import migrate, read_steps
 from tests.contracts.database import DatabaseContract, write_step
@@ -30,6 +30,16 @@ class TestCassandra(DatabaseContract):
 
     def adding(self, thing: str) -> str:
         return f"CREATE TABLE IF NOT EXISTS {thing} (id int PRIMARY KEY); -- a thing\n"
+
+    def removing(self, thing: str) -> str:
+        return f"DROP TABLE IF EXISTS {thing};\n"
+
+    def by_hand(self, db: Any, thing: str) -> None:
+        db.session.execute(f"ALTER TABLE {thing} ADD by_hand map<text, int>")
+
+    def forget_shapes(self, db: Any) -> None:
+        for column in ("fingerprint", "shape", "undoing"):
+            db.session.execute(f"ALTER TABLE {HISTORY} DROP {column}", timeout=60)
 
     def has(self, db: Any, thing: str) -> bool:
         try:

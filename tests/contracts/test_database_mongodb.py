@@ -10,7 +10,7 @@ import pytest
 from pymongo.errors import DuplicateKeyError
 
 from dr_platform.catalog import Engine
-from dr_platform.databases.mongodb import LOCK, _MongoLease
+from dr_platform.databases.mongodb import HISTORY, LOCK, _MongoLease
 from dr_platform.databases.port import Endpoint
 from dr_platform.databases.schema import migrate, read_steps
 from tests.contracts.database import CATALOG, DatabaseContract, write_step
@@ -30,6 +30,15 @@ class TestFerretDB(DatabaseContract):
 
     def adding(self, thing: str) -> str:
         return json.dumps([{"create": thing}])
+
+    def removing(self, thing: str) -> str:
+        return json.dumps([{"drop": thing}])
+
+    def by_hand(self, db: Any, thing: str) -> None:
+        db.schema[thing].create_index([("a", 1), ("b", -1)], name="by_hand")
+
+    def forget_shapes(self, db: Any) -> None:
+        db.schema[HISTORY].update_many({}, {"$unset": {"shape": "", "fingerprint": ""}})
 
     def has(self, db: Any, thing: str) -> bool:
         return thing in db.schema.list_collection_names()

@@ -28,10 +28,22 @@ class TestPostgres(DatabaseContract):
     name = "postgres"
     extension = ".sql"
     server_name = "PostgreSQL"
+    halves = False
 
     def adding(self, thing: str) -> str:
         # Not repeatable on purpose: applied a second time it would fail.
         return f"CREATE TABLE public.{thing} (id int);\nINSERT INTO public.{thing} VALUES (1);\n"
+
+    def removing(self, thing: str) -> str:
+        return f"DROP TABLE public.{thing};\n"
+
+    def by_hand(self, db: Any, thing: str) -> None:
+        db.connection.execute(f"GRANT SELECT ON public.{thing} TO PUBLIC")
+
+    def forget_shapes(self, db: Any) -> None:
+        for column in ("fingerprint", "shape", "undoing"):
+            db.connection.execute(f"ALTER TABLE public.drp_schema_history DROP COLUMN {column}")
+        db.connection.execute("DROP TABLE public.drp_schema_revision")
 
     def has(self, db: Any, thing: str) -> bool:
         return db.connection.execute("SELECT to_regclass(%s)", (f"public.{thing}",)).fetchone()[0] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dr_platform.catalog import Engine
 from dr_platform.databases.lease import SchemaLocked
 from dr_platform.databases.port import Endpoint
-from dr_platform.databases.redis_ import LOCK_KEY, RedisDatabase
+from dr_platform.databases.redis_ import HISTORY_KEY, LOCK_KEY, SHAPE_KEY, RedisDatabase
 from dr_platform.databases.schema import read_steps
 from tests.contracts.database import DatabaseContract, write_step
 from tests.contracts.embedded_servers import Running
@@ -22,9 +23,22 @@ class TestRedis(DatabaseContract):
     name = "redis"
     extension = ".redis"
     server_name = "Redis"
+    shaped = "drp:config:shaped"
 
     def adding(self, thing: str) -> str:
         return f"# a thing\nSET {thing} 'is there'\n"
+
+    def removing(self, thing: str) -> str:
+        return f"DEL {thing}\n"
+
+    def by_hand(self, db: Any, thing: str) -> None:
+        db.client.set(thing, "something else")
+
+    def forget_shapes(self, db: Any) -> None:
+        db.client.delete(SHAPE_KEY)
+        for version, record in db.client.hgetall(HISTORY_KEY).items():
+            kept = {name: value for name, value in json.loads(record).items() if name != "fingerprint"}
+            db.client.hset(HISTORY_KEY, version, json.dumps(kept))
 
     def has(self, db: Any, thing: str) -> bool:
         return bool(db.client.exists(thing))
