@@ -77,6 +77,7 @@ from dr_platform.databases.schema import (
     version_key,
 )
 from dr_platform.errors import TemporaryFailure
+from dr_platform.verdict import Progress, silent
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -326,7 +327,8 @@ class CqlDatabase:
         ]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
+        del progress  # steps are short here
         statements = self._statements(step, step, text_of(self.database.name, step, ".cql"))
         self._ensure_own_tables()
         with self._alone() as lease:

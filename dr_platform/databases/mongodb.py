@@ -62,6 +62,7 @@ from dr_platform.databases.schema import (
     undo_of,
     version_key,
 )
+from dr_platform.verdict import Progress, silent
 
 Document = dict[str, Any]
 _FIELDS = ("description", "checksum", "applied_at", "duration_ms", "fingerprint", "undoing")
@@ -273,7 +274,8 @@ class MongoDatabase:
         ]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
+        del progress  # steps are short here
         commands = self._commands(step, step, text_of(self.database.name, step, ".json"))
         with self._alone() as lease:
             if done := find_applied(self.database.name, step, self.applied()):

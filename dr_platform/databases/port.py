@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dr_platform.catalog import Database
+from dr_platform.databases.batches import Batches
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
+from dr_platform.verdict import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Script:
 class SchemaStep:
     """One migration file: ``V1_2_0__add_new_column.sql`` has version ``1.2.0``.
 
-    ``transactional`` is false where its statements must run outside of a transaction, one by one."""
+    ``transactional`` is false where its statements must run outside of a transaction, one by one, or in
+    ``batches``."""
 
     version: str
     description: str
@@ -84,6 +87,7 @@ class SchemaStep:
     transactional: bool = True
     undo: Script | None = None
     verify: Script | None = None
+    batches: Batches | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class ManagedDatabase(Protocol):
     def applied(self) -> Sequence[AppliedStep]:
         """The schema history, oldest first; empty where nothing was ever applied."""
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
         """Apply one file, try what must hold after it, and record it with the schema's shape. One runner
         at a time: a second waits. A step that stopped half-way is finished by a repetition."""
 

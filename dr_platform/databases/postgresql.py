@@ -48,6 +48,7 @@ from dr_platform.databases.port import (
 from dr_platform.databases.postgresql_shape import shape_of
 from dr_platform.databases.postgresql_steps import StepRunner, Watch, check_transaction, read_history, read_shape
 from dr_platform.databases.schema import find_applied, find_undoable, text_of, undo_of
+from dr_platform.verdict import Progress, silent
 
 GROUP_ROLE = "drp_services"
 """Holds what the application may do; the schema's steps make it and grant to it. Logins are put in."""
@@ -209,7 +210,7 @@ class PostgresDatabase:
         with self._answering() as connection:
             return read_history(connection)
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
         text = text_of(self.database.name, step, ".sql")
         check_transaction(step, text)
         assertions = text_of(self.database.name, step, ".sql", step.verify) if step.verify else None
@@ -217,7 +218,7 @@ class PostgresDatabase:
             if done := find_applied(self.database.name, step, runner.history()):
                 return done
             runner.keep_books()
-            return runner.apply(step, text, assertions)
+            return runner.apply(step, text, assertions, progress)
 
     def undo(self, step: SchemaStep) -> AppliedStep | None:
         script, text = undo_of(self.database.name, step, ".sql")

@@ -29,11 +29,14 @@ from sqlalchemy.pool import StaticPool
 
 from dr_platform.clock import Clock
 from dr_platform.databases.access import APPLY_TIMEOUT_S
+from dr_platform.databases.batches import Batches
 from dr_platform.databases.port import AppliedStep, SchemaStep, Script, fingerprint_of
+from dr_platform.databases.postgresql_batches import BatchRunner
 from dr_platform.databases.postgresql_shape import shape_of
 from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, version_key
 from dr_platform.databases.sql_text import Statement, statements_of
 from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.verdict import Progress, silent
 
 HISTORY = "drp_schema_history"
 REVISION = "drp_schema_revision"
@@ -87,6 +90,8 @@ class BooksDisagree(PlatformError):
 
 def check_transaction(script: SchemaStep | Script, text: str) -> None:
     """Refuse a file that would break out of its transaction, or cannot be repeated outside of one."""
+    if isinstance(script, SchemaStep) and script.batches is not None:
+        return
     if script.transactional:
         if _ENDS_TRANSACTION.search(text):
             _refuse(script, "ends a transaction itself: a step is one transaction, leave BEGIN and COMMIT out")
@@ -207,12 +212,12 @@ class StepRunner:
 
     # Steps
 
-    def apply(self, step: SchemaStep, text: str, assertions: str | None) -> AppliedStep:
+    def apply(self, step: SchemaStep, text: str, assertions: str | None, progress: Progress = silent) -> AppliedStep:
         started = self._clock.monotonic()
         recorded: list[AppliedStep] = []
 
         def upgrade(context: MigrationContext) -> None:
-            self._execute(context, step, text)
+            self._execute(context, step, text, progress)
             if assertions is not None and step.verify is not None:
                 self._assert_holds(step, step.verify, assertions)
             duration_ms = round((self._clock.monotonic() - started) * 1000, 3)
@@ -276,9 +281,14 @@ class StepRunner:
                 self._connection.rollback()
                 self._connection.autocommit = True
 
-    def _execute(self, context: MigrationContext, script: SchemaStep | Script, text: str) -> None:
+    def _execute(
+        self, context: MigrationContext, script: SchemaStep | Script, text: str, progress: Progress = silent
+    ) -> None:
         self._watch(self._connection.info.backend_pid)
-        if script.transactional:
+        if isinstance(script, SchemaStep) and script.batches is not None:
+            with context.autocommit_block():
+                self._in_batches(script, script.batches, text, progress)
+        elif script.transactional:
             # Bytes without parameters: the file goes to the server as it is, in one message.
             self._connection.execute(text.encode())
         else:
@@ -286,6 +296,13 @@ class StepRunner:
                 self._one_by_one(statements_of(text))
         # A step may have set its own path or role; the record is written as the runner.
         self._connection.execute("RESET ROLE; RESET search_path")
+
+    def _in_batches(self, step: SchemaStep, batches: Batches, text: str, progress: Progress) -> None:
+        """Others wait for a row at most as long as a batch takes, and a batch for theirs without end."""
+        self._connection.execute("SET lock_timeout = 0")
+        name = f"{self._name}: {step.version} {step.description}"
+        runner = BatchRunner(self._connection, step, batches, self._clock)
+        runner.run(statements_of(text)[0].text, lambda filled: progress(f"{name}: {filled.describe()}"))
 
     def _one_by_one(self, statements: Sequence[Statement]) -> None:
         # These locks stand in nobody's way, and a limit would end an index build that waits for a long reader.

@@ -61,6 +61,7 @@ from dr_platform.databases.schema import (
     undo_of,
     version_key,
 )
+from dr_platform.verdict import Progress, silent
 
 HISTORY_KEY = "drp:schema:history"
 """A hash: version to the JSON of its record."""
@@ -230,7 +231,8 @@ class RedisDatabase:
         steps = [AppliedStep(**json.loads(record)) for record in records.values()]  # type: ignore[union-attr]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
+        del progress  # steps are short here
         commands = self._commands(step, step, text_of(self.database.name, step, ".redis"))
         with self._alone() as lease:
             if done := find_applied(self.database.name, step, self.applied()):

@@ -11,7 +11,8 @@ A folder holds one database's steps:
 Extensions say what a file contains; the adapter of the engine reads it:
 
 - ``.sql``: PostgreSQL statements, run as one transaction, or with ``-- transactional: false`` above the
-  first of them one by one outside of any, where each must be repeatable (``CREATE INDEX CONCURRENTLY``).
+  first of them one by one outside of any, where each must be repeatable (``CREATE INDEX CONCURRENTLY``); or
+  one statement in batches of rows (``batches``).
 - ``.cql``: CQL statements, each of them repeatable.
 - ``.json``: a list of MongoDB commands, each of them repeatable.
 - ``.redis``: one Redis command a line, each of them repeatable.
@@ -34,6 +35,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dr_platform.databases.batches import EXAMPLE, IN_BATCH, Batches, batches_of, fault_of
 from dr_platform.databases.port import (
     AppliedStep,
     EditedMigration,
@@ -46,6 +48,7 @@ from dr_platform.databases.port import (
     Script,
     UnfinishedUndo,
 )
+from dr_platform.databases.sql_text import statements_of
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.verdict import Progress, silent
 
@@ -57,6 +60,7 @@ _NAME = re.compile(
 _COMMENT = re.compile(r"\s*(?:--|//|#)\s*(?P<text>.*)")
 _PHASE = re.compile(r"phase\s*:\s*(?P<phase>.*?)\s*", re.IGNORECASE)
 _TRANSACTIONAL = re.compile(r"transactional\s*:\s*(?P<stated>.*?)\s*", re.IGNORECASE)
+_BATCHED = re.compile(r"(?P<stated>batched\s*:.*?)\s*", re.IGNORECASE)
 _EXAMPLE = "V1_2_0__add_new_column.sql"
 
 
@@ -108,6 +112,7 @@ class _File:
     path: Path
     text: str
     transactional: bool
+    batches: Batches | None = None
 
     @property
     def script(self) -> Script:
@@ -125,7 +130,7 @@ def read_steps(folder: Path) -> tuple[SchemaStep, ...]:
     files = [file for _, file in found if isinstance(file, _File)]
     files.sort(key=lambda file: version_key(file.version))
     faults += _same_version(files) + _alone(files)
-    phases = {file.path.name: phase_of(file.text, file.path.suffix) for file in files if file.kind == "V"}
+    phases = {file.path.name: _phase(file) for file in files if file.kind == "V"}
     faults += [(name, phase) for name, phase in phases.items() if not isinstance(phase, Phase)]
     if faults:
         raise MalformedMigrations(
@@ -142,6 +147,7 @@ def read_steps(folder: Path) -> tuple[SchemaStep, ...]:
             file.transactional,
             beside.get(("U", version_key(file.version))),
             beside.get(("T", version_key(file.version))),
+            file.batches,
         )
         for file in files
         if file.kind == "V"
@@ -172,8 +178,36 @@ def _read(path: Path) -> _File | str:
     transactional = _is_transactional(text, match["kind"], match["extension"])
     if isinstance(transactional, str):
         return transactional
+    batches = _batches(text, match["extension"], transactional=transactional)
+    if isinstance(batches, str):
+        return batches
     version, description = match["version"].replace("_", "."), match["description"].replace("_", " ")
-    return _File(match["kind"], version, description, path, text, transactional)
+    return _File(match["kind"], version, description, path, text, transactional and batches is None, batches)
+
+
+def _batches(text: str, extension: str, *, transactional: bool) -> Batches | str | None:
+    """What the file states of batches, nothing, or what is wrong with it."""
+    head, rest = _stated(text, _BATCHED) if extension == ".sql" else ([], [])
+    if rest or len(head) > 1:
+        return "states its batches more than once or below its first statement: keep one at the top"
+    if not head:
+        return "says in_batch(…) without a line `-- " + EXAMPLE + "` at its top" if IN_BATCH.search(text) else None
+    if not transactional:
+        return "states batches and that it is not transactional: leave the latter out"
+    found = batches_of(head[0])
+    if isinstance(found, str):
+        return found
+    return fault_of(found, len(statements_of(text)), text) or found
+
+
+def _phase(file: _File) -> Phase | str:
+    """Batches fill in data, whether the file says so or not."""
+    stated = phase_of(file.text, file.path.suffix)
+    if file.batches is None or (isinstance(stated, str) and not isinstance(stated, Phase)):
+        return stated
+    if stated not in (Phase.EXPAND, Phase.DATA):
+        return "states batches, which fill in data, and another phase: leave the phase out"
+    return Phase.DATA
 
 
 def _is_transactional(text: str, kind: str, extension: str) -> bool | str:
@@ -351,7 +385,7 @@ def migrate(
     done: list[AppliedStep] = []
     for number, step in enumerate(missing, start=1):
         progress(f"{name}: applying {step.version} {step.description} ({number} of {len(missing)})")
-        done.append(db.apply(step))
+        done.append(db.apply(step, progress))
     db.admit_application()
     db.adopt()
     return tuple(done)

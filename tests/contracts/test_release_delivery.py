@@ -30,6 +30,7 @@ from dr_platform.releases.plan import RollbackRefused
 from dr_platform.releases.tracker import EVIDENCE_KIND, KEY_SECRET, Outcome
 from dr_platform.rollout import record as records
 from dr_platform.runtime.memory import MemoryRuntime
+from dr_platform.verdict import Progress, silent
 from jobs.promotion import promotion_job
 from tests.catalogs import generated
 from tests.postgres_server import PostgresServer, running_postgres
@@ -60,7 +61,7 @@ class MemoryDatabase:
     def applied(self) -> tuple[AppliedStep, ...]:
         return tuple(self._steps)
 
-    def apply(self, step: SchemaStep) -> AppliedStep:
+    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
         done = AppliedStep(step.version, step.description, step.checksum, "", 0.0)
         self._steps.append(done)
         self._log.append(f"{self.database.name} {step.version}")
