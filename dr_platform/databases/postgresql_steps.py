@@ -294,8 +294,9 @@ class StepRunner:
         else:
             with context.autocommit_block():
                 self._one_by_one(statements_of(text))
-        # A step may have set its own path or role; the record is written as the runner.
+        # A step may have set its own path, role or limits; the record is written as the runner.
         self._connection.execute("RESET ROLE; RESET search_path")
+        self.settle()
 
     def _in_batches(self, step: SchemaStep, batches: Batches, text: str, progress: Progress) -> None:
         """Others wait for a row at most as long as a batch takes, and a batch for theirs without end."""
@@ -307,14 +308,10 @@ class StepRunner:
     def _one_by_one(self, statements: Sequence[Statement]) -> None:
         # These locks stand in nobody's way, and a limit would end an index build that waits for a long reader.
         self._connection.execute("SET lock_timeout = 0")
-        try:
-            for statement in statements:
-                if index := _INDEX.match(statement.code):
-                    self._drop_invalid(index["index"], index["table"])
-                self._connection.execute(statement.text.encode())
-        finally:
-            if not self._connection.closed and not self._connection.broken:
-                self._connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        for statement in statements:
+            if index := _INDEX.match(statement.code):
+                self._drop_invalid(index["index"], index["table"])
+            self._connection.execute(statement.text.encode())
 
     def _drop_invalid(self, index: str, table: str) -> None:
         """``IF NOT EXISTS`` would take what a killed build left behind for the index."""

@@ -316,8 +316,8 @@ def _alter_table(statement: Statement, reading: _Reading) -> bool:
     for form in _forms(match[2]):
         reading.lock(match[1], _lock_of(form))
         _references(form, reading)
-        if attached := re.match(rf"ATTACH\s+PARTITION\s+({_T})", form, _FLAGS):
-            reading.lock(attached[1], Lock.ACCESS_EXCLUSIVE)
+        if part := re.match(rf"(?:ATTACH|DETACH)\s+PARTITION\s+({_T})", form, _FLAGS):
+            reading.lock(part[1], Lock.ACCESS_EXCLUSIVE)
         if _rewrites(form):
             reading.rewrite(match[1])
         for pattern, what in ((_DROPS_COLUMN, "column"), (_RETYPES, "type of column")):

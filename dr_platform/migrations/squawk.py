@@ -17,7 +17,7 @@ from dr_platform.errors import TemporaryFailure
 from dr_platform.migrations.lint import Fault
 
 SERVER_VERSION = "16.0"
-"""What files are judged for where no server is asked: the oldest that the catalog's engine runs as."""
+"""What files are judged for where no server is asked; right before they run they are judged for the server's own."""
 _TIMEOUT_S = 30.0
 
 

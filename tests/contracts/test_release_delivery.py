@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dr_platform import bring_up, delivery, release_delivery
 from dr_platform.cli import promotion_verbs, release_verbs
-from dr_platform.databases.port import AppliedStep, SchemaStep
+from dr_platform.databases.port import AppliedStep, SchemaStep, ServerInfo
 from dr_platform.errors import PlatformError
 from dr_platform.operations import operations_engine, upgrade
 from dr_platform.platform import Platform
@@ -68,6 +68,11 @@ class MemoryDatabase:
         return done
 
     def admit_application(self) -> None: ...
+
+    def adopt(self) -> None: ...
+
+    def server(self) -> ServerInfo:
+        return ServerInfo("PostgreSQL", "18.0")
 
     def missing(self) -> str | None:
         """Every machine can have it."""

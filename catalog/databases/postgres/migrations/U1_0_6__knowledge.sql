@@ -1,0 +1,2 @@
+-- Everything here is loaded anew from the articles.
+DROP TABLE knowledge.chunks, knowledge.documents;
