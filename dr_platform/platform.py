@@ -239,6 +239,8 @@ class Platform:
             launch=lambda workload, slot: launch(workload, slot, self.process_environment(), sys.executable),
             port_offset=self.port_offset,
             clock=self.clock,
+            environment=self.process_environment(),
+            entry_point=(sys.executable, "-m", "dr_platform.cli"),
         )
 
     @property

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from dr_platform.catalog import Engine
+from dr_platform.data_filling import apply_steps
 from dr_platform.databases.port import AppliedStep, ManagedDatabase, SchemaStep
-from dr_platform.databases.schema import chosen, migrate, plan, read_steps, revert
+from dr_platform.databases.schema import chosen, plan, read_steps, revert
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.migrations.drift import drift
 from dr_platform.migrations.gates import BACKUP_AGE, require_backup
@@ -141,7 +142,7 @@ def bring_forward(
         applied = database.applied()
         missing = chosen(name, plan(name, steps, applied), only)
         _guard(platform, database, missing, applied, safeguards or Safeguards())
-        done = migrate(database, steps, progress, only=only)
+        done = apply_steps(platform.runtime, database, steps, progress, only)
         return Changed(done, _newest(database))
 
 
@@ -165,7 +166,7 @@ def carry_out(
             _require_backup(platform, name, applied if planned else (), held)
             return Changed(revert(database, planned, progress), _newest(database))
         _guard(platform, database, planned, applied, held)
-        done = migrate(database, steps, progress, only={step.version for step in planned})
+        done = apply_steps(platform.runtime, database, steps, progress, {step.version for step in planned})
         return Changed(done, _newest(database))
 
 

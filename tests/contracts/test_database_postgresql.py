@@ -12,8 +12,13 @@ import psycopg
 import pytest
 
 from dr_platform.catalog import Engine
+from dr_platform.clock import SystemClock
+from dr_platform.data_filling import FillingStopped, apply_steps
 from dr_platform.databases.port import DatabaseMissing, Endpoint
 from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, migrate, read_steps
+from dr_platform.runtime.memory import MemoryRuntime
+from dr_platform.runtime.port import Job, JobResult
+from dr_platform.verdict import silent
 from tests.contracts.database import CATALOG, DatabaseContract, write_step
 from tests.contracts.embedded_servers import Running
 from tests.contracts.runtime import until
@@ -98,6 +103,39 @@ class TestPostgres(DatabaseContract):
         db = self.connect(server, endpoint, "application")
         with contextlib.closing(db):
             yield db.connection
+
+    def test_data_is_filled_in_by_a_job_in_its_turn(self, server: Running, db: Any, tmp_path: Path) -> None:
+        """The step before it is there, the one behind it is not begun until the job has ended."""
+        write_step(
+            tmp_path / "steps",
+            "V1__table.sql",
+            "CREATE TABLE t AS SELECT n AS id, 0 AS a FROM generate_series(1, 500) n",
+        )
+        write_step(
+            tmp_path / "steps", "V2__fill.sql", "-- batched: t by id, 100 rows\nUPDATE t SET a = 1 WHERE in_batch(id)"
+        )
+        write_step(tmp_path / "steps", "V3__check.sql", "ALTER TABLE t ADD CHECK (a = 1)")
+        steps = read_steps(tmp_path / "steps")
+
+        def job(asked: Job) -> JobResult:
+            assert asked.arguments == ("fill", "postgres", "2")
+            with contextlib.closing(self.connect(server, db.endpoint)) as other:
+                assert [step.version for step in other.applied()] == ["1"]
+                migrate(other, steps, only={"2"})
+            return JobResult(0, "", 0.1)
+
+        done = apply_steps(MemoryRuntime(SystemClock(), job), db, steps, silent, None)
+        assert [step.version for step in done] == ["1", "2", "3"]
+        assert db.connection.execute("SELECT count(*) FROM t WHERE a = 1").fetchone() == (500,)
+
+    def test_a_job_that_ends_early_leaves_what_follows_undone(self, db: Any, tmp_path: Path) -> None:
+        write_step(tmp_path / "steps", "V1__table.sql", self.adding("t"))
+        write_step(tmp_path / "steps", "V2__fill.sql", "-- batched: t by id\nUPDATE t SET id = 2 WHERE in_batch(id)")
+        write_step(tmp_path / "steps", "V3__more.sql", self.adding("more"))
+        killed = MemoryRuntime(SystemClock(), lambda _job: JobResult(None, "", 0.0))
+        with pytest.raises(FillingStopped, match="killed"):
+            apply_steps(killed, db, read_steps(tmp_path / "steps"), silent, None)
+        assert [step.version for step in db.applied()] == ["1"]
 
     def test_a_missing_database_is_named(self, server: Running) -> None:
         with pytest.raises(DatabaseMissing, match="nowhere"):
