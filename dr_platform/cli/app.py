@@ -13,6 +13,7 @@ from dr_platform.cli import (
     catalog_verbs,
     data_verbs,
     fault_verbs,
+    fill_verbs,
     incident_verbs,
     maintenance_verbs,
     migration_verbs,
