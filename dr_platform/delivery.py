@@ -22,8 +22,9 @@ from dr_platform.rollout import record as records
 from dr_platform.rollout.controller import LEASE, Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Intent, Outcome, Record, Rollout, Smoke
-from dr_platform.rollout.requests import RolloutRefused, ask, follow, knows, target_of
+from dr_platform.rollout.record import Intent, Outcome, Record, Restart, Rollout, Smoke
+from dr_platform.rollout.requests import RolloutRefused, Wanted, ask, follow, knows, last_try, target_of
+from dr_platform.rollout.requests import restart as ask_restart
 from dr_platform.rollout.sampling import HEALTH, compliant
 from dr_platform.rollout.strategy import (
     GRADUAL_WEIGHTS,
@@ -152,6 +153,37 @@ def unusable(platform: Platform, service: Service, revision: Revision) -> str | 
     if now.digest != revision.digest:
         return "its image is not there any more"
     return None
+
+
+def retry(
+    platform: Platform, name: str, *, requested_by: str, reason: str = "", intent_id: str | None = None
+) -> Intent:
+    """Ask once more for what the last rollout did not bring, with the same revision and strategy. Raises
+    ``RolloutRefused`` where it ended as asked, or where that revision is not there any more."""
+    service = service_of(platform, name)
+    last, revision = last_try(records.read(platform.runtime, name).record)
+    if (against := unusable(platform, service, revision)) is not None:
+        raise RolloutRefused(name, f"{revision.version}: {against}", f"deploy it as it is now: `drp deploy {name} …`")
+    why = reason or f"retry of {last.rollout}"
+    if last.kind == "rollback":
+        return rollback(platform, name, requested_by=requested_by, to=revision.version, reason=why, intent_id=intent_id)
+    return deployment(
+        platform,
+        name,
+        revision.version,
+        requested_by=requested_by,
+        strategy=last.strategy,
+        reason=why,
+        intent_id=intent_id,
+    )
+
+
+def restart(platform: Platform, name: str, *, requested_by: str, reason: str = "") -> Restart:
+    """Ask that the stable revision's replicas are started anew where they are. Raises ``RolloutRefused``."""
+    service = service_of(platform, name)
+    each_s = platform.environment.service_start + service.drain
+    wanted = Wanted(new_id("rs"), each_s, requested_by, platform.clock.now(), reason)
+    return ask_restart(platform.runtime, name, wanted)
 
 
 # The controller

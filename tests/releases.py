@@ -29,7 +29,7 @@ from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps, step
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Lease, RecordVersion, Revision, Slot, Weights, Workload
 from tests.release_values import a_bundle, a_catalog, a_member, a_step
-from tests.rollouts import MemoryTraffic, answer
+from tests.rollouts import MemoryTraffic, answer, at_once
 
 NAMES = tuple(f"svc-{letter}" for letter in "abcdef")
 A, B, C, D, E, F = NAMES
@@ -182,6 +182,7 @@ class Estate:
             tell=lambda _event: None,
             clock=self.clock,
             driver="controller",
+            aside=at_once,
         )
 
     def _smoke(self, service: str, rollout: Rollout) -> Smoke:

@@ -31,7 +31,7 @@ from dr_platform.runtime.local.records import LocalRecords, PortRange
 from dr_platform.runtime.local.runtime import LocalRuntime
 from tests.contracts.local import LocalHarness
 
-CHANGES = ("apply", "route", "retire", "replace", "write_record")
+CHANGES = ("apply", "route", "retire", "replace", "fence", "write_record")
 
 
 @dataclass(frozen=True)
