@@ -19,6 +19,7 @@ from dr_platform.evidence import Entry
 from dr_platform.identity import new_id
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
+from dr_platform.rollout.aside import Start, on_a_thread
 from dr_platform.rollout.controller import LEASE, Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
@@ -34,7 +35,8 @@ from dr_platform.rollout.strategy import (
     rollback_steps,
     steps_of,
 )
-from dr_platform.rollout.takeover import Earlier, Start, StoodIn, Wait, lapse
+from dr_platform.rollout.takeover import Earlier, StoodIn, Wait, lapse
+from dr_platform.rollout.takeover import Start as StartRun
 from dr_platform.rollout.takeover import decide as decide_takeover
 from dr_platform.rollout.takeover import stand_in as stand_in_with
 from dr_platform.runtime.local.programs import Program
@@ -189,7 +191,7 @@ def restart(platform: Platform, name: str, *, requested_by: str, reason: str = "
 # The controller
 
 
-def controller(platform: Platform, progress: Progress = silent) -> Controller:
+def controller(platform: Platform, progress: Progress = silent, aside: Start = on_a_thread) -> Controller:
     """The controller of this environment; a new driver each time it is made."""
     driver = new_id("ctl")
     return Controller(
@@ -207,6 +209,7 @@ def controller(platform: Platform, progress: Progress = silent) -> Controller:
         clock=platform.clock,
         driver=driver,
         progress=progress,
+        aside=aside,
     )
 
 
@@ -332,7 +335,7 @@ def stand_in(platform: Platform, progress: Progress = silent) -> StoodIn:
     return stand_in_with(controller(platform, progress), platform.environment.look, STAND_IN_S)
 
 
-def takeover(platform: Platform, earlier: Callable[[str], Earlier]) -> Start | Wait:
+def takeover(platform: Platform, earlier: Callable[[str], Earlier]) -> StartRun | Wait:
     """Whether a run has to stand in; ``earlier`` tells of the runs about a lapse of the lease."""
     lease = platform.runtime.read_lease(LEASE)
     return decide_takeover(fleet_records(platform), lease, earlier(lapse(lease)), platform.clock.now())
