@@ -41,9 +41,11 @@ class Aside:
         self.answer(name, work, 0.0)
 
     def answer(self, name: str, work: Callable[[], T], wait_s: float) -> T | None:
-        """What the work says, or ``None`` if it has not said so after ``wait_s``: then it goes on, and its
-        answer is the one to the next call."""
-        if name not in self._under_way:
+        """What the work says, or ``None`` if it has not said so after ``wait_s``: then it goes on, its
+        answer is the one to a later call, and until then no call waits any more."""
+        if name in self._under_way:
+            wait_s = 0.0
+        else:
             self._under_way[name] = self._start(work)
         try:
             self._under_way[name].exception(wait_s)

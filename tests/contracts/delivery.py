@@ -34,6 +34,20 @@ STEPS = canary((50, 100), 2, 1.5)
 _numbers = itertools.count(1)
 
 
+def intent_of(id_: str, version: str, steps: tuple[Step, ...] = STEPS, **changes: object) -> Intent:
+    fields: dict[str, object] = {
+        "id": id_,
+        "kind": "deploy",
+        "revision": Revision(version, f"sha256:{version}", "c0"),
+        "replicas": 2,
+        "strategy": Strategy.CANARY,
+        "steps": steps,
+        "requested_by": "somebody",
+        "requested_at": datetime.now(UTC),
+    }
+    return Intent(**(fields | changes))  # ty: ignore[invalid-argument-type]
+
+
 @dataclass
 class Process:
     """A controller as the test sees it."""
@@ -102,17 +116,7 @@ class Delivery:
         return process
 
     def intent(self, version: str = "2", steps: tuple[Step, ...] = STEPS, **changes: object) -> Intent:
-        fields: dict[str, object] = {
-            "id": f"ro-{self.name}-{next(_numbers)}",
-            "kind": "deploy",
-            "revision": Revision(version, f"sha256:{version}", "c0"),
-            "replicas": 2,
-            "strategy": Strategy.CANARY,
-            "steps": steps,
-            "requested_by": "somebody",
-            "requested_at": datetime.now(UTC),
-        }
-        return Intent(**(fields | changes))  # ty: ignore[invalid-argument-type]
+        return intent_of(f"ro-{self.name}-{next(_numbers)}", version, steps, **changes)
 
     def ask(self, intent: Intent) -> Intent:
         ask(self.runtime, self.name, intent)
@@ -135,10 +139,12 @@ class Delivery:
 
     def outcome(self, intent: Intent, timeout_s: float = 60.0) -> Outcome:
         """How it ended, once everything was told."""
+        return self.ended(intent.id, timeout_s)
 
+    def ended(self, intent: str, timeout_s: float = 60.0) -> Outcome:
         def ended() -> bool:
             record = self.record
-            return record.last is not None and record.last.rollout == intent.id and record.outbox == ()
+            return record.last is not None and record.last.rollout == intent and record.outbox == ()
 
         until(ended, timeout_s)
         last = self.record.last
