@@ -164,8 +164,13 @@ class Delivery:
 
     def told(self, kind: str) -> list[str]:
         """Keys of this kind, each once: to whom it is told, the same key is the same event."""
-        found = (line for line in _lines(self.harness, "told") if line["driver"].endswith(f"-{self.name}"))
-        return sorted({line["key"] for line in found if line["kind"] == kind})
+        return told(self.harness, f"-{self.name}", kind)
+
+
+def told(harness: LocalHarness, drivers: str, kind: str) -> list[str]:
+    """The same, of all drivers whose names end so."""
+    found = (line for line in _lines(harness, "told") if line["driver"].endswith(drivers))
+    return sorted({line["key"] for line in found if line["kind"] == kind})
 
 
 def _lines(harness: LocalHarness, file: str) -> list[dict[str, Any]]:
