@@ -36,6 +36,7 @@ from dr_platform.rollout.decide import (
     Save,
     Signals,
     StartAnew,
+    Tidy,
     Wait,
     decide,
     needs_look,
@@ -45,7 +46,7 @@ from dr_platform.rollout.guards import GuardPolicy, enough_to_promote, evaluate,
 from dr_platform.rollout.record import Event, Phase, Record, Rollout, Smoke
 from dr_platform.rollout.sampling import Looked, Sampler, Subject
 from dr_platform.rollout.window import Evidence
-from dr_platform.runtime.port import Lease, Observed, Runtime, StaleRecord, Workload
+from dr_platform.runtime.port import Lease, Observed, Revision, Runtime, Slot, StaleRecord, Workload
 from dr_platform.verdict import Progress, silent
 
 LEASE = "controller"
@@ -244,9 +245,12 @@ class Controller:
             case RunSmoke():
                 return self._run_smoke(service, held)
             case Apply(slot, revision, replicas):
-                settings = self.settings.settings(service)
-                self.runtime.apply(slot, Workload(service, revision, replicas, settings), record.epoch)
+                self._apply(service, slot, revision, replicas, record.epoch)
                 self.progress(f"{service.name}: {replicas} x {revision.version} in {slot}")
+            case Tidy(restart):
+                place = restart.placement
+                self._apply(service, place.slot, place.revision, restart.replicas, record.epoch)
+                records.save(self.runtime, held, replace(record, restart=replace(restart, tidied=True)))
             case Route(weights):
                 self.runtime.route(service.name, weights, record.epoch)
                 self.progress(f"{service.name}: weights {weights.blue}/{weights.green}")
@@ -262,6 +266,10 @@ class Controller:
             case _:
                 assert_never(action)
         return True
+
+    def _apply(self, service: Service, slot: Slot, revision: Revision, replicas: int, epoch: int) -> None:
+        settings = self.settings.settings(service)
+        self.runtime.apply(slot, Workload(service, revision, replicas, settings), epoch)
 
     def _save(self, held: records.Held, judged: Record, wanted: Record) -> None:
         """The share of the traffic changes with a bake: what arrives is counted from there."""

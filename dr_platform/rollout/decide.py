@@ -33,7 +33,7 @@ from dr_platform.rollout.record import (
     Warm,
     stable_weights,
 )
-from dr_platform.rollout.restart import StartAnew
+from dr_platform.rollout.restart import StartAnew, Tidy
 from dr_platform.rollout.settle import Retire, Route
 from dr_platform.runtime.port import CLOSED, Observed, ReplicaState, Revision, Slot, SlotStatus, Weights
 
@@ -110,7 +110,7 @@ class Fence:
     """Nothing of a lower epoch than the record's changes the service any more."""
 
 
-Action = Save | Apply | Route | Retire | RunSmoke | StartAnew | Fence | Wait | Rest
+Action = Save | Apply | Route | Retire | RunSmoke | StartAnew | Tidy | Fence | Wait | Rest
 
 
 def needs_look(record: Record, now: datetime) -> bool:
@@ -186,12 +186,10 @@ def _restart(record: Record, asked: Restart, observed: Observed, now: datetime) 
     match restart.decide(record, asked, observed, now):
         case restart.Change(changed, why):
             return Save(changed, why)
-        case restart.Trim(Restart(placement=place, replicas=replicas)):
-            return Apply(place.slot, place.revision, replicas)
         case restart.Await(until, why):
             return _wait(until, why)
-        case StartAnew() as start:
-            return start
+        case StartAnew() | Tidy() as act:
+            return act
 
 
 def begin(record: Record, intent: Intent, now: datetime, patience: Patience, driver: str) -> Record:

@@ -212,7 +212,8 @@ class Restart:
     """Replicas of the stable revision that are being started anew where they are, one after the other.
 
     ``old`` are those that ran when it was asked for; whatever else runs there is new. ``current`` is the
-    one under way; it and every other has ``each_s`` seconds, until ``deadline``.
+    one under way; it and every other has ``each_s`` seconds, until ``deadline``. ``tidied`` is true when
+    the slot was told once more, after the last of them, what it shall run.
     """
 
     id: str
@@ -225,6 +226,7 @@ class Restart:
     deadline: datetime
     reason: str = ""
     current: str | None = None
+    tidied: bool = False
 
 
 @dataclass(frozen=True)

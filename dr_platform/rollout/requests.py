@@ -288,6 +288,8 @@ class Follower:
     clock: Clock
     timeout_s: float
     progress: Progress = silent
+    going_back: bool = field(init=False, default=False)
+    """Whether it was being taken back at the last look: it will not end as asked."""
     _said: str = field(init=False, default="")
     _before: Record | None = field(init=False, default=None)
     _moved: float = field(init=False)
@@ -307,7 +309,9 @@ class Follower:
         return None
 
     def _note(self, record: Record) -> None:
-        waits = record.rollout is not None and record.rollout.paused is not None
+        rollout = record.rollout
+        waits = rollout is not None and rollout.paused is not None
+        self.going_back = rollout is not None and rollout.id == self.intent and rollout.phase.reverting
         if record != self._before or waits:
             self._before, self._moved = record, self.clock.monotonic()
         if (line := describe(record, self.intent)) != self._said:

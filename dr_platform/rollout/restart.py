@@ -27,8 +27,9 @@ class StartAnew:
 
 
 @dataclass(frozen=True)
-class Trim:
-    """A stop left a replica beside the one that took its place."""
+class Tidy:
+    """Tell the slot once more what it runs: a stop may have left a replica beside the one that took its
+    place, or one that gets no requests."""
 
     restart: Restart
 
@@ -47,7 +48,7 @@ class Await:
     why: str
 
 
-Action = StartAnew | Trim | Change | Await
+Action = StartAnew | Tidy | Change | Await
 
 
 def decide(record: Record, restart: Restart, observed: Observed, now: datetime) -> Action:
@@ -68,8 +69,8 @@ def decide(record: Record, restart: Restart, observed: Observed, now: datetime) 
         until = now + timedelta(seconds=restart.each_s)
         begun = replace(restart, current=following.name, deadline=until)
         return Change(replace(record, restart=begun), f"{following.name} is started anew, {len(old) - 1} follow")
-    if status.desired > restart.replicas:
-        return Trim(restart)
+    if not restart.tidied:
+        return Tidy(restart)
     if status.ready < restart.replicas:
         return _wait(record, restart, (), (), now)
     return _end(record, restart, now)

@@ -49,16 +49,21 @@ class SideBySide:
 
     def to_their_end(self) -> Gone:
         waiting = [service for service in self.intents if not self._asked_before(service)]
-        while self._following or (waiting and not self._gone().failed):
+        while self._following or (waiting and not self._fails):
             self.each_look()
             self._look()
-            if not self._gone().failed:
+            if not self._fails:
                 self._ask(waiting)
-            if self._gone().failed:
+            if self._fails:
                 self._call_off()
             if self._following:
                 self.clock.sleep(FOLLOW_S)
         return self._gone()
+
+    @property
+    def _fails(self) -> bool:
+        """Also while the one that fails is still being taken back: the others need not go further."""
+        return bool(self._gone().failed) or any(follower.going_back for follower in self._following.values())
 
     def _asked_before(self, service: str) -> bool:
         known = knows(records.read(self.runtime, service).record, self.intents[service].id)

@@ -7,6 +7,7 @@ provides another contract, which ``api`` and ``web`` require instead of the one 
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ PORTS = PortRange(16_500, 600)
 RATE = 40
 """Requests a second to each of the four."""
 NEEDS: Mapping[str, tuple[str, ...]] = {"core": (), "mail": (), "api": ("core",), "web": ("api",)}
+_numbers = itertools.count(1)
 # Each has a number of its own, so that one of them alone can be made to fail.
 OLD = {name: f"1.{number}.0" for number, name in enumerate(NEEDS)}
 NEW = {name: f"2.{number}.0" for number, name in enumerate(NEEDS)}
@@ -118,7 +120,7 @@ class Estate:
         return Running({name: member_of(name, place.revision) for name, place in stable.items() if place is not None})
 
     def _deployment(self, _service: str, revision: Revision, intent_id: str, reason: str) -> Intent:
-        steps = canary((50, 100), 1, 2.0)
+        steps = canary((50, 100), 1, 1.5)
         return intent_of(intent_id, revision.version, steps, revision=revision, replicas=1, reason=reason)
 
     def _rollback(self, service: str, revision: Revision, intent_id: str, reason: str) -> Intent:
@@ -150,7 +152,8 @@ class Estate:
             answers = [answer for _, answer in requests.answers]
             new = sum(answered_by(answer) == NEW[name] for answer in answers)
             failed = sum(made_to_fail(answer) for answer in answers)
-            lines.append(f"{name}: {len(answers)} sent, {new} to {NEW[name]}, {failed} failed as told, 0 lost")
+            gone = len(lost(requests))
+            lines.append(f"{name}: {len(answers)} sent, {new} to {NEW[name]}, {failed} failed as told, {gone} lost")
         return "\n".join(lines)
 
 
@@ -185,9 +188,9 @@ def local() -> Iterator[LocalHarness]:
 
 
 @pytest.fixture
-def estate(local: LocalHarness, request: pytest.FixtureRequest) -> Iterator[Estate]:
+def estate(local: LocalHarness) -> Iterator[Estate]:
     """Under traffic until the test ends, with a controller of its own."""
-    estate = Estate(local, request.node.name.replace("[", "-").rstrip("]"))
+    estate = Estate(local, f"estate-{next(_numbers)}")
     orders = Orders(str(local.folder), PORT_OFFSET, PORTS.first, PORTS.size, estate.name, lease_s=5.0)
     estate.begin()
     controller = subprocess.Popen(orders.argv(), cwd=ROOT)

@@ -41,6 +41,7 @@ from tests.releases import (
     release_3,
     release_4,
 )
+from tests.rollouts import answer
 
 pytestmark = pytest.mark.unit
 
@@ -393,6 +394,24 @@ def test_what_was_promoted_before_another_of_its_wave_failed_stays_as_in_a_wave_
     withdrawal = last(waves).withdrawal
     assert withdrawal is not None
     assert withdrawal.called_off == ()
+
+
+def test_others_are_called_off_while_the_one_that_fails_is_still_being_taken_back(waves: Estate) -> None:
+    waves.bad = {A: NEW}
+    waves.runtime.faults.answers[OLD] = answer(OLD, 500)  # so that no way back is verified yet
+    tick, both = waves.clock.meanwhile, list[tuple[str, str]]()
+
+    def watching() -> None:
+        tick()
+        first, second = held(waves, A).rollout, held(waves, B).rollout
+        if first is not None and second is not None and first.phase.reverting and second.phase.reverting:
+            both.append((first.why, second.why))
+            waves.runtime.faults.answers[OLD] = answer(OLD)
+
+    waves.clock.meanwhile = watching
+    assert waves.driver().promote(release_4()).outcome is Outcome.FAILED
+    assert both == [("its smoke tests failed", "aborted by release 4.0")]
+    assert waves.versions() == "111111"
 
 
 def test_one_that_a_person_aborts_is_the_reason_and_not_called_off(waves: Estate) -> None:
