@@ -157,8 +157,11 @@ def test_a_controller_that_was_stopped_until_its_lease_lapsed_changes_nothing_wh
     assert new.orders.driver in delivery.acted()
 
 
-def test_a_route_change_of_a_controller_that_was_stopped_after_its_decision_is_refused(delivery: Delivery) -> None:
-    old = delivery.controller("old", stops_before="route", lease_s=SHORT_S)
+@pytest.mark.parametrize("change", ["route", "apply"])
+def test_a_change_of_a_controller_that_was_stopped_after_its_decision_is_refused(
+    delivery: Delivery, change: str
+) -> None:
+    old = delivery.controller("old", stops_before=change, lease_s=SHORT_S)
     with load(delivery.runtime, delivery.name) as requests:
         intent = delivery.ask(delivery.intent())
         until(lambda: of(delivery, old.orders.driver, "stopped"))
@@ -169,7 +172,10 @@ def test_a_route_change_of_a_controller_that_was_stopped_after_its_decision_is_r
     assert outcome.result == "promoted"
     assert delivery.weights == ALL_GREEN
     assert delivery.record.epoch == 2
-    assert [line["why"] for line in of(delivery, old.orders.driver, "refused")] == ["StaleEpoch"]
+    refused = of(delivery, old.orders.driver, "refused")
+    assert [(line["change"], line["why"]) for line in refused] == [(change, "StaleEpoch")]
+    # A late `apply` of the first step would have left one replica under all of the traffic.
+    assert delivery.runtime.observe(delivery.name).slots[Slot.GREEN].ready == 2
     assert requests.lost == []
 
 

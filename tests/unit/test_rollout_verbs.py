@@ -159,6 +159,9 @@ def test_the_stable_replicas_are_started_anew_and_shown_while_they_are(place: Pl
     shown = place.drp("rollout", "show", NAME).stdout
     assert "last restart: done" in shown
     assert place.told("rollout", "show", NAME)["restart"] is None
+    place.clock.sleep(1)
+    (entry,) = place.platform.evidence.entries(kind="restart-ended", subject=f"services/{NAME}")
+    assert entry.body["done"] is True
 
 
 def test_a_replica_that_does_not_come_back_ends_the_restart_with_1_and_its_name(place: Place) -> None:
