@@ -263,7 +263,7 @@ def _details(record: Record) -> Iterator[str]:
     if rollout is not None and rollout.why:
         yield f"taken back: {rollout.why}"
     if (restart := record.restart) is not None:
-        yield f"restart {restart.id}: {restart.current or 'no replica'} is started anew"
+        yield f"restart asked for by {restart.requested_by}: {restart.current or 'no replica'} is started anew"
     if record.restarted is not None:
         yield f"last restart: {record.restarted.why}"
     if record.warm is not None:

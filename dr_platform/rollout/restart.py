@@ -108,7 +108,6 @@ def _ended(record: Record, restart: Restart, now: datetime, against: str | None)
         "version": version,
         "replicas": restart.replicas,
         "done": how.done,
-        "by": restart.requested_by,
         "duration_s": round((now - restart.requested_at).total_seconds(), 3),
     }
     told = Event(f"{restart.id}:restart-ended", "restart-ended", f"services/{record.service}", body)

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
+from dr_platform.chronicle import tell
 from dr_platform.clock import SystemClock
 from dr_platform.evidence import PostgresEvidenceLog
 from dr_platform.incidents import IncidentLedger, Status
 from dr_platform.operations import operations_engine, upgrade
-from dr_platform.rollout.record import Phase
+from dr_platform.rollout.record import Event, Phase
 from dr_platform.runtime.local.records import PortRange
+from tests.contracts.controller_process import operations as books_of
 from tests.contracts.dagster_run import Arguments
 from tests.contracts.delivery import ROOT, Delivery, delivered, exposure_s, lost
 from tests.contracts.local import LocalHarness
@@ -150,6 +153,16 @@ def test_an_operations_database_that_is_away_delays_no_rollback_and_learns_of_it
     assert len([entry for entry in entries if entry.subject == incident.id]) == 3, "opened, traffic moved, mitigated"
     assert operations.evidence.verify() is None
     print(f"\n{how} for {away_s:.1f} s: traffic back after {exposed_s:.2f} s, nothing lost, told once")
+
+
+def test_the_same_told_by_many_at_once_is_written_once(operations: Operations) -> None:
+    books = books_of(operations.url, SystemClock())
+    events = [Event(f"ro-{n}:rollout-ended", "rollout-ended", "services/one", {"result": "promoted"}) for n in range(4)]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        told = [pool.submit(tell, books, event, f"controller:{n}") for event in events for n in range(4)]  # ty: ignore[invalid-argument-type]
+        assert [future.exception() for future in told] == [None] * len(told)
+    keys = [entry.body["key"] for entry in operations.evidence.entries(subject="services/one")]
+    assert sorted(map(str, keys)) == [event.key for event in events]
 
 
 # Dagster

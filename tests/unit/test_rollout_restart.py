@@ -87,7 +87,7 @@ def test_every_replica_is_started_anew_one_after_the_other_and_nothing_else_chan
     assert world.observed().weights == weights
     assert record.last is None
     told = world.told["rs-1:restart-ended"]
-    assert (told.subject, told.body["by"], told.body["done"]) == (f"services/{world.name}", "olga", True)
+    assert (told.subject, told.body["replicas"], told.body["done"]) == (f"services/{world.name}", 3, True)
 
 
 def test_a_replica_that_is_ill_goes_first_and_is_well_afterwards(world: World) -> None:
