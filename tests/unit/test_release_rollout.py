@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dr_platform.catalog.contracts import unmet
 from dr_platform.release_rollout import (
@@ -495,3 +497,44 @@ def test_killed_anywhere_in_a_wave_the_repetition_ends_with_what_fits_together(f
         assert len(done) == len(set(done)), f"{short}: something was deployed or taken back twice"
         withdrawal, as_whole = last(estate).withdrawal, last(whole).withdrawal
         assert (withdrawal and withdrawal.service) == (as_whole and as_whole.service), short
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
+    return {
+        name: tuple(draw(st.lists(st.sampled_from(NAMES[:at]), max_size=2, unique=True))) if at else ()
+        for at, name in enumerate(NAMES)
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(graphs(), st.sets(st.sampled_from(NAMES), max_size=2), st.integers(1, 4))
+def test_over_any_graph_providers_come_first_and_what_is_left_after_a_failure_fits_together(
+    needs: dict[str, tuple[str, ...]], fails: set[str], side_by_side: int
+) -> None:
+    estate = Estate(needs=needs, bad=dict.fromkeys(fails, NEW))
+    release = release_4()
+    wanted = {name: {*needs[name], *release.services[name].contract.requires} for name in NAMES}
+    tick = estate.clock.meanwhile
+
+    def watching() -> None:
+        tick()
+        for name in NAMES:
+            rollout = held(estate, name).rollout
+            if rollout is not None and rollout.intent.kind == "deploy":
+                stable = {needed: held(estate, needed).stable for needed in wanted[name]}
+                assert all(place is not None and place.revision.version == NEW for place in stable.values())
+
+    estate.clock.meanwhile = watching
+    ended = estate.driver(side_by_side=side_by_side).promote(release)
+    assert ended.outcome is (Outcome.FAILED if fails else Outcome.DEPLOYED)
+    runs = dict(zip(NAMES, estate.versions(), strict=True))
+    assert max(map(len, estate.open)) <= side_by_side
+    running = estate.running(release).services
+    assert list(unmet({name: member.contract for name, member in running.items()})) == []
+    assert all(runs[name] == "1" for name in fails)
+    assert fails or set(runs.values()) == {"2"}
+    done = services(estate.log)
+    back = [line.removesuffix(" rolled_back") for line in done if line.endswith(" rolled_back")]
+    assert len(done) == len(set(done))
+    assert not any(needed in back[: back.index(name)] for name in back for needed in wanted[name])
