@@ -7,9 +7,12 @@ telling (``rollout.decide``) or what an incident is (``incidents``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from dr_platform.errors import TemporaryFailure
+from dr_platform.evidence import StaleSubject
 from dr_platform.incidents import (
     Action,
     ActionTaken,
@@ -25,6 +28,16 @@ from dr_platform.incidents import (
 )
 from dr_platform.platform import Platform
 from dr_platform.rollout.record import Event
+
+_TRIES = 20
+
+
+class Outpaced(TemporaryFailure):
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.what = f"{subject}: others wrote about it each time that it was read"
+        self.untouched = "the evidence log; the event waits in the record"
+        self.next_step = "nothing: it is told again at the next look"
 
 
 def tell(platform: Platform, event: Event, actor: str) -> None:
@@ -90,10 +103,17 @@ def _restored(platform: Platform, event: Event, actor: str) -> None:
 
 
 def _once(platform: Platform, event: Event, actor: str) -> None:
+    """Also where two tell it at the same moment, as one does that was stopped before it wrote."""
     log = platform.evidence
-    known = (entry.body.get("key") for entry in log.entries(kind=event.kind, subject=event.subject))
-    if event.key not in known:
-        log.append(event.kind, event.subject, actor, {**event.body, "key": event.key})
+    for _ in range(_TRIES):
+        read_to = log.head().sequence
+        known = (entry.body.get("key") for entry in log.entries(kind=event.kind, subject=event.subject))
+        if event.key in known:
+            return
+        with suppress(StaleSubject):
+            log.append(event.kind, event.subject, actor, {**event.body, "key": event.key}, read_to=read_to)
+            return
+    raise Outpaced(event.subject)
 
 
 def _revision(reference: Mapping[str, str] | None) -> RevisionReference | None:

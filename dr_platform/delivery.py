@@ -19,11 +19,13 @@ from dr_platform.evidence import Entry
 from dr_platform.identity import new_id
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
+from dr_platform.rollout.aside import Start, on_a_thread
 from dr_platform.rollout.controller import LEASE, Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Intent, Outcome, Record, Rollout, Smoke
-from dr_platform.rollout.requests import RolloutRefused, ask, follow, knows, target_of
+from dr_platform.rollout.record import Intent, Outcome, Record, Restart, Rollout, Smoke
+from dr_platform.rollout.requests import RolloutRefused, Wanted, ask, follow, knows, last_try, target_of
+from dr_platform.rollout.requests import restart as ask_restart
 from dr_platform.rollout.sampling import HEALTH, compliant
 from dr_platform.rollout.strategy import (
     GRADUAL_WEIGHTS,
@@ -33,7 +35,8 @@ from dr_platform.rollout.strategy import (
     rollback_steps,
     steps_of,
 )
-from dr_platform.rollout.takeover import Earlier, Start, StoodIn, Wait, lapse
+from dr_platform.rollout.takeover import Earlier, StoodIn, Wait, lapse
+from dr_platform.rollout.takeover import Start as StartRun
 from dr_platform.rollout.takeover import decide as decide_takeover
 from dr_platform.rollout.takeover import stand_in as stand_in_with
 from dr_platform.runtime.local.programs import Program
@@ -154,10 +157,41 @@ def unusable(platform: Platform, service: Service, revision: Revision) -> str | 
     return None
 
 
+def retry(
+    platform: Platform, name: str, *, requested_by: str, reason: str = "", intent_id: str | None = None
+) -> Intent:
+    """Ask once more for what the last rollout did not bring, with the same revision and strategy. Raises
+    ``RolloutRefused`` where it ended as asked, or where that revision is not there any more."""
+    service = service_of(platform, name)
+    last, revision = last_try(records.read(platform.runtime, name).record)
+    if (against := unusable(platform, service, revision)) is not None:
+        raise RolloutRefused(name, f"{revision.version}: {against}", f"deploy it as it is now: `drp deploy {name} …`")
+    why = reason or f"retry of {last.rollout}"
+    if last.kind == "rollback":
+        return rollback(platform, name, requested_by=requested_by, to=revision.version, reason=why, intent_id=intent_id)
+    return deployment(
+        platform,
+        name,
+        revision.version,
+        requested_by=requested_by,
+        strategy=last.strategy,
+        reason=why,
+        intent_id=intent_id,
+    )
+
+
+def restart(platform: Platform, name: str, *, requested_by: str, reason: str = "") -> Restart:
+    """Ask that the stable revision's replicas are started anew where they are. Raises ``RolloutRefused``."""
+    service = service_of(platform, name)
+    each_s = platform.environment.service_start + service.drain
+    wanted = Wanted(new_id("rs"), each_s, requested_by, platform.clock.now(), reason)
+    return ask_restart(platform.runtime, name, wanted)
+
+
 # The controller
 
 
-def controller(platform: Platform, progress: Progress = silent) -> Controller:
+def controller(platform: Platform, progress: Progress = silent, aside: Start = on_a_thread) -> Controller:
     """The controller of this environment; a new driver each time it is made."""
     driver = new_id("ctl")
     return Controller(
@@ -175,6 +209,7 @@ def controller(platform: Platform, progress: Progress = silent) -> Controller:
         clock=platform.clock,
         driver=driver,
         progress=progress,
+        aside=aside,
     )
 
 
@@ -300,7 +335,7 @@ def stand_in(platform: Platform, progress: Progress = silent) -> StoodIn:
     return stand_in_with(controller(platform, progress), platform.environment.look, STAND_IN_S)
 
 
-def takeover(platform: Platform, earlier: Callable[[str], Earlier]) -> Start | Wait:
+def takeover(platform: Platform, earlier: Callable[[str], Earlier]) -> StartRun | Wait:
     """Whether a run has to stand in; ``earlier`` tells of the runs about a lapse of the lease."""
     lease = platform.runtime.read_lease(LEASE)
     return decide_takeover(fleet_records(platform), lease, earlier(lapse(lease)), platform.clock.now())

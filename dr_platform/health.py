@@ -213,7 +213,7 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
     ready = sum(status.ready for status in serving)
     restarts = sum(r.restarts for status in serving for r in status.replicas)
     measurements: dict[str, Measure] = {"replicas": ready, "replicas_desired": wanted, "restarts": restarts}
-    if ready < wanted and record.rollout is None:
+    if ready < wanted and not _changing(record):
         reasons = sorted({r.reason for status in serving for r in status.replicas if r.reason})
         why = f"{ready} of {wanted} replicas ready" + (f": {'; '.join(reasons)}" if reasons else "")
         return Verdict(False, why, measurements)
@@ -229,7 +229,13 @@ def service_verdict(platform: Platform, name: str) -> Verdict:
         return Verdict(False, f"says it is {_word(body.get('status'))}{detail}", measurements)
     noted = "; suspended for maintenance" if observed.notice else ""
     noted += "; a rollout is under way" if record.rollout is not None else ""
+    noted += "; its replicas are being started anew" if record.restart is not None else ""
     return Verdict(True, f"{ready} of {wanted} replicas ready, healthy{noted}", measurements)
+
+
+def _changing(record: Record) -> bool:
+    """Whether a controller is at work on its replicas: what the service says counts, not how many there are."""
+    return record.rollout is not None or record.restart is not None
 
 
 def _serving(record: Record, observed: Observed) -> list[SlotStatus]:
@@ -485,7 +491,7 @@ def fleet_verdict(platform: Platform) -> Verdict:
         observed = platform.runtime.observe(name)
         record = records.read(platform.runtime, name).record
         ready = sum(status.ready for status in _serving(record, observed))
-        if ready < platform.replicas_of(service) and record.rollout is None:
+        if ready < platform.replicas_of(service) and not _changing(record):
             missing.append(name)
     surplus = sorted(platform.runtime.declared() - set(platform.catalog.services))
     total = len(platform.catalog.services)

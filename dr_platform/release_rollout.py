@@ -1,5 +1,5 @@
-"""Carrying out a release: its schema steps and services one after the other, and the way back of exactly
-those that must go back.
+"""Carrying out a release: its schema steps and waves of services one after the other, and the way back of
+exactly those that must go back.
 
 Here: the driver between a plan (``releases.plan``) and the rollouts that the controller acts on. Not
 here: order and sets (``releases.plan``), one service's rollout (``rollout``), gates and approvals
@@ -8,6 +8,11 @@ here: order and sets (``releases.plan``), one service's rollout (``rollout``), g
 It may be killed between any two of its steps: how far it came is in the ledger and in the rollout
 records, every request has an identifier made from the release, the attempt and the service, and what
 goes back is written down before anything does. So whoever repeats the command goes on with it.
+
+Services of a wave go side by side. When one of them is not promoted, no other is begun, and those that
+are under way are called off: their rollouts take them back at once to what takes the traffic anyway.
+Waiting for them would leave callers of the failed one with providers that its old version cannot work
+with, for as long as a bake lasts. What was promoted by then is treated as an earlier wave's.
 """
 
 from __future__ import annotations
@@ -44,7 +49,9 @@ from dr_platform.releases.plan import (
     RollbackRefused,
     Running,
     UnreadableHistory,
+    Wave,
     deployment_order,
+    in_waves,
     plan_withdrawal,
 )
 from dr_platform.releases.tracker import Outcome
@@ -53,11 +60,14 @@ from dr_platform.rollout.converge import remove_services
 from dr_platform.rollout.record import Intent
 from dr_platform.rollout.record import Outcome as Rolled
 from dr_platform.rollout.requests import RolloutRefused, ask, follow
+from dr_platform.rollout.side_by_side import Gone, SideBySide
 from dr_platform.runtime.port import Lease, Revision, Runtime
 from dr_platform.verdict import Progress, silent
 
 LEASE = "release"
 LEASE_TTL = timedelta(seconds=60)
+SIDE_BY_SIDE = 4
+"""Rollouts of one release at once: each runs both versions for a while, and one controller looks at all."""
 FOLLOW_S = 120.0
 """Without any movement for so long nobody acts: longer than a replica may take to become ready."""
 
@@ -128,6 +138,7 @@ class ReleaseRollout:
     declared: str
     progress: Progress = silent
     follow_s: float = FOLLOW_S
+    side_by_side: int = SIDE_BY_SIDE
 
     def plan(self, bundle: ReleaseBundle) -> tuple[PlanStep, ...]:
         """What is left to do of a release. Raises what ``deployment_order`` raises."""
@@ -141,8 +152,8 @@ class ReleaseRollout:
         return episode is not None and episode.withdrawal is not None
 
     def promote(self, bundle: ReleaseBundle) -> Ended:
-        """Deploy a release to its end. At the first service that is not promoted what the contracts
-        require goes back, and the outcome is ``FAILED``."""
+        """Deploy a release to its end. When a service is not promoted nothing else is begun, what is under
+        way is called off, what the contracts require goes back, and the outcome is ``FAILED``."""
         with self._alone(bundle, "promote"):
             episode = self._open("promote", bundle)
             if episode is None:
@@ -163,22 +174,37 @@ class ReleaseRollout:
     def _forward(self, episode: Episode, bundle: ReleaseBundle) -> Episode:
         plan = self.plan(bundle)
         intents = self._intents(plan, bundle, episode.id)
-        for step in plan:
+        for step in in_waves(plan, bundle, episode.began.before, self.catalog):
             self._renew(bundle, "promote")
             match step:
                 case ApplySchema(database, phase, versions):
                     self.progress(f"{database}: {phase} {', '.join(versions)}")
                     self.apply_schema(step)
-                case DeployService(service, _, strands):
-                    if strands:
-                        self.progress(f"{service}: until their turn comes, {', '.join(strands)} cannot work with it")
-                    if (why := self._failure_of(service, intents[service], bundle)) is not None:
-                        return self._withdraw(episode, bundle, service, why)
+                case Wave():
+                    gone = self._side_by_side(step, intents, bundle)
+                    if gone.failed:
+                        return self._withdraw(episode, bundle, gone)
                 case RetireService(service):
                     self._retire(service)
                 case _:
                     assert_never(step)
         return episode
+
+    def _side_by_side(self, wave: Wave, intents: Mapping[str, Intent], bundle: ReleaseBundle) -> Gone:
+        for step in wave.services:
+            if step.strands:
+                stranded = ", ".join(step.strands)
+                self.progress(f"{step.service}: until their turn comes, {stranded} cannot work with it")
+        return SideBySide(
+            self.runtime,
+            {step.service: intents[step.service] for step in wave.services},
+            self.clock,
+            caller=f"release {bundle.name}",
+            at_once=self.side_by_side,
+            follow_s=self.follow_s,
+            each_look=lambda: self._renew(bundle, "promote"),
+            progress=self.progress,
+        ).to_their_end()
 
     def _intents(self, plan: tuple[PlanStep, ...], bundle: ReleaseBundle, episode: str) -> Mapping[str, Intent]:
         return {
@@ -186,13 +212,6 @@ class ReleaseRollout:
             for s in plan
             if isinstance(s, DeployService)
         }
-
-    def _failure_of(self, service: str, intent: Intent, bundle: ReleaseBundle) -> str | None:
-        try:
-            outcome = self._rolled(service, intent, bundle, "promote")
-        except RolloutRefused as exc:
-            return exc.what
-        return None if outcome.result == "promoted" else f"{outcome.result}: {outcome.reason}"
 
     def _rolled(self, service: str, intent: Intent, bundle: ReleaseBundle, action: Action) -> Rolled:
         ask(self.runtime, service, intent)
@@ -206,17 +225,18 @@ class ReleaseRollout:
             each_look=lambda: self._renew(bundle, action),
         )
 
-    def _withdraw(self, episode: Episode, bundle: ReleaseBundle, service: str, why: str) -> Episode:
-        """Decide what goes back with a service that was taken back already, and write it down."""
-        running = self.running(bundle)
-        as_if_there = Running({**running.services, service: bundle.services[service]}, running.applied)
-        plan = plan_withdrawal((service,), as_if_there, episode.began.earlier, self.catalog)
+    def _withdraw(self, episode: Episode, bundle: ReleaseBundle, gone: Gone) -> Episode:
+        """Decide what goes back with services that were taken back already, and write it down."""
+        running, failed = self.running(bundle), tuple(gone.failed)
+        there = {name: bundle.services[name] for name in failed}
+        as_if_there = Running({**running.services, **there}, running.applied)
+        plan = plan_withdrawal(failed, as_if_there, episode.began.earlier, self.catalog)
         if isinstance(plan, RollbackRefusal) and Remedy.LOOK_AGAIN in plan.remains:
             raise UnreadableHistory(plan.unread)  # not decided: whoever repeats it looks again
-        withdrawal = _withdrawal(service, why, plan)
+        withdrawal = _withdrawal(gone, plan)
         if isinstance(plan, RollbackPlan) and (obstacle := self._obstacle(plan)) is not None:
             remains = (Remedy.ROLL_FORWARD, Remedy.MAINTENANCE)
-            withdrawal = Withdrawal(service=service, why=why, refused=obstacle.what, remains=remains)
+            withdrawal = withdrawal.model_copy(update={"back": (), "refused": obstacle.what, "remains": remains})
         return self.ledger.withdraw(episode, withdrawal)
 
     def _obstacle(self, plan: RollbackPlan) -> RolloutRefused | None:
@@ -381,10 +401,13 @@ class ReleaseRollout:
         return lease
 
 
-def _withdrawal(service: str, why: str, plan: RollbackPlan | RollbackRefusal) -> Withdrawal:
+def _withdrawal(gone: Gone, plan: RollbackPlan | RollbackRefusal) -> Withdrawal:
+    (service, why), *others = gone.failed.items()
+    also = "".join(f"; {name} was not promoted either ({reason})" for name, reason in others)
+    made = Withdrawal(service=service, why=f"{why}{also}", called_off=gone.called_off)
     if isinstance(plan, RollbackRefusal):
-        return Withdrawal(service=service, why=why, refused=plan.why, remains=tuple(plan.remains))
-    return Withdrawal(service=service, why=why, back=plan.members)
+        return made.model_copy(update={"refused": plan.why, "remains": tuple(plan.remains)})
+    return made.model_copy(update={"back": plan.members})
 
 
 def _asked(plan: RollbackPlan) -> Withdrawal:
@@ -393,6 +416,8 @@ def _asked(plan: RollbackPlan) -> Withdrawal:
 
 def _told(withdrawal: Withdrawal) -> str:
     told = f"{withdrawal.service} was not promoted ({withdrawal.why})"
+    if withdrawal.called_off:
+        told = f"{told}; called off on their way: {', '.join(withdrawal.called_off)}"
     if withdrawal.refused:
         remains = "; or ".join(withdrawal.remains)
         return f"{told}; nothing else could go back: {withdrawal.refused}; what remains: {remains}"

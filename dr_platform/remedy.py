@@ -94,7 +94,7 @@ def carry_out(
 def _rolling(platform: Platform, ill: Iterable[Target]) -> frozenset[Target]:
     """Services whose controller is at work, or soon will be."""
     held = {target: records.read(platform.runtime, target[1]).record for target in ill if target[0] == "services"}
-    return frozenset(t for t, record in held.items() if record.rollout is not None or record.queued is not None)
+    return frozenset(t for t, record in held.items() if record.rollout or record.queued or record.restart)
 
 
 def _after(spent: Spent, action: Attempt | Escalate | Clear, now: datetime) -> Spent:

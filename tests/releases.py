@@ -1,13 +1,14 @@
 """Six services, a release that breaks a contract in the third of them, and a controller, all in memory.
 
-``a`` to ``f`` need each other in this order. Release 3.0 runs. In release 4.0 every service has another
+``a`` to ``f`` need each other in this order, or by ``WAVES``: two that need nothing, then the third, then
+two that need it, then one that needs both. Release 3.0 runs. In release 4.0 every service has another
 version, ``c`` provides another contract, and ``d`` and ``e`` require it; what they required before, it does
 not provide any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ from dr_platform.catalog.models import Strategy
 from dr_platform.clock import ManualClock
 from dr_platform.databases.port import Phase
 from dr_platform.objects import ObjectInfo, ObjectStore, open_objects
-from dr_platform.release_rollout import ReleaseRollout
+from dr_platform.release_rollout import SIDE_BY_SIDE, ReleaseRollout
 from dr_platform.releases.bundle import Member, ReleaseBundle, Step
 from dr_platform.releases.ledger import Ended, Episode, ReleaseLedger
 from dr_platform.releases.plan import ApplySchema, Running
@@ -29,11 +30,12 @@ from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps, step
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Lease, RecordVersion, Revision, Slot, Weights, Workload
 from tests.release_values import a_bundle, a_catalog, a_member, a_step
-from tests.rollouts import MemoryTraffic, answer
+from tests.rollouts import MemoryTraffic, answer, at_once
 
 NAMES = tuple(f"svc-{letter}" for letter in "abcdef")
 A, B, C, D, E, F = NAMES
 NEEDS = {name: NAMES[:number][-1:] for number, name in enumerate(NAMES)}
+WAVES: dict[str, tuple[str, ...]] = {A: (), B: (), C: (), D: (C,), E: (C,), F: (D, E)}
 DATABASE = "postgres"
 OLD, NEW = "1.0.0", "2.0.0"
 REPLICAS = 2
@@ -143,17 +145,20 @@ class Estate:
     clock: BusyClock = field(default_factory=BusyClock)
     bad: dict[str, str] = field(default_factory=dict)
     unreadable: bool = False
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NEEDS)
     lost: str = ""
     """A service whose image of before is not there any more."""
 
     def __post_init__(self) -> None:
-        self.catalog = a_catalog(NEEDS, {name: [DATABASE] for name in NAMES})
+        self.catalog = a_catalog(self.needs, {name: [DATABASE] for name in NAMES})
         self.runtime = MemoryRuntime(self.clock)
         self.traffic = MemoryTraffic(self.runtime, self.clock)
         self.objects = open_objects("memory://")
         self.applied = list(SCHEMA_3)
         self.known = [release_3(), release_4()]
         self.log: list[str] = []
+        self.open: list[frozenset[str]] = []
+        """Which services had an open rollout, after each look."""
         self.told: dict[tuple[str, str], str] = {}
         for version in (OLD, NEW):
             self.runtime.faults.answers[version] = answer(version)
@@ -182,6 +187,7 @@ class Estate:
             tell=lambda _event: None,
             clock=self.clock,
             driver="controller",
+            aside=at_once,
         )
 
     def _smoke(self, service: str, rollout: Rollout) -> Smoke:
@@ -196,10 +202,12 @@ class Estate:
             last = records.read(self.runtime, name).record.last
             if last is not None and last != before[name]:
                 self.log.append(f"{name} {last.result}")
+        held = [records.read(self.runtime, name).record for name in NAMES]
+        self.open.append(frozenset(record.service for record in held if record.rollout is not None))
 
     # The driver's parts
 
-    def driver(self, life: Life | None = None) -> ReleaseRollout:
+    def driver(self, life: Life | None = None, side_by_side: int = SIDE_BY_SIDE) -> ReleaseRollout:
         life = life or Life()
         runtime = DyingRuntime(self.runtime, life)
         return ReleaseRollout(
@@ -214,6 +222,7 @@ class Estate:
             rollback=self._rollback,
             actor="ana",
             declared="3.0",
+            side_by_side=side_by_side,
         )
 
     def running(self, _bundle: ReleaseBundle) -> Running:

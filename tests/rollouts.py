@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from dr_platform.catalog.models import Strategy
 from dr_platform.clock import ManualClock
@@ -18,6 +20,17 @@ from dr_platform.rollout.strategy import Step, canary, first_deployment
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Observed, ProbeResult, Revision, Runtime, Slot, Weights
 from tests.contracts.runtime import a_service
+
+
+def at_once(work: Callable[[], Any]) -> Future[Any]:
+    """Work beside a controller's looks, where nothing takes time."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(work())
+    except Exception as exc:  # noqa: BLE001 - it is raised where the answer is read
+        future.set_exception(exc)
+    return future
+
 
 BODY = b'{"version": "%s", "compliance": {"encryption_active": true}}'
 STEPS = canary((25, 100), 2, 5.0)
@@ -123,6 +136,7 @@ class World:
             tell=self._tell,
             clock=self.clock,
             driver=driver,
+            aside=at_once,
         )
 
     def _smoke(self, _service: object, _rollout: Rollout) -> Smoke | None:

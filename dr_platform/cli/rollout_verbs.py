@@ -15,7 +15,7 @@ from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
 from dr_platform.platform import Platform
-from dr_platform.rollout.record import Intent, Outcome, Record, Rollout
+from dr_platform.rollout.record import Intent, Outcome, Record, Restarted, Rollout
 
 rollout_app = typer.Typer(help="The rollout of a service: what is under way, and what was last.", no_args_is_help=True)
 
@@ -82,6 +82,46 @@ def abort(context: typer.Context, service: ServiceArgument) -> None:
 def promote(context: typer.Context, service: ServiceArgument) -> None:
     """Shorten the watch: go to all traffic now, unless a check fails."""
     _steer(context, service, "promote")
+
+
+@rollout_app.command()
+def retry(
+    context: typer.Context,
+    service: ServiceArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask once more for what was aborted or taken back, with the same revision; 0 only if it is there now."""
+    from dr_platform import delivery
+
+    platform = platform_of(context)
+    intent = delivery.retry(platform, service, requested_by=current_actor(), reason=reason)
+    outcome = _ask_and_follow(platform, service, intent)
+    _show_outcome(service, outcome, as_json)
+    if not outcome.as_asked:
+        raise typer.Exit(ExitCode.REFUSED if outcome.result == "refused" else ExitCode.FAILED)
+
+
+@rollout_app.command()
+def restart(
+    context: typer.Context,
+    service: ServiceArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Start the stable version's replicas anew, one after the other, without losing a request."""
+    from dr_platform import delivery
+    from dr_platform.rollout.requests import follow_restart
+
+    platform = platform_of(context)
+    asked = delivery.restart(platform, service, requested_by=current_actor(), reason=reason)
+    version = asked.placement.revision.version
+    say(f"{service}: restart of {asked.replicas} x {version} asked for, {asked.id}; it goes on without you")
+    limit_s = delivery.FOLLOW_LIMIT_S + asked.each_s
+    ended = follow_restart(platform.runtime, asked, service, platform.clock, limit_s, say)
+    _show_restarted(service, ended, as_json)
+    if not ended.done:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @rollout_app.command()
@@ -163,6 +203,22 @@ def _show_outcome(service: str, outcome: Outcome, as_json: bool) -> None:
         console.print(f"incident {outcome.incident}: `drp incident show {outcome.incident}`", markup=False)
 
 
+def _show_restarted(service: str, ended: Restarted, as_json: bool) -> None:
+    if not as_json:
+        console.print(f"{service} {ended.version}: restart {ended.why}", markup=False)
+        return
+    print_json(
+        {
+            "service": service,
+            "version": ended.version,
+            "restart": ended.restart,
+            "outcome": "restarted" if ended.done else "stopped",
+            "reason": ended.why,
+            "duration_s": round((ended.ended_at - ended.began_at).total_seconds(), 1),
+        }
+    )
+
+
 def _shown(platform: Platform, service: str, record: Record) -> dict[str, Any]:
     observed = platform.runtime.observe(service)
     rollout, stable = record.rollout, record.stable
@@ -176,6 +232,7 @@ def _shown(platform: Platform, service: str, record: Record) -> dict[str, Any]:
         "epoch": record.epoch,
         "driver": rollout.driver if rollout else None,
         "paused": rollout.paused if rollout else None,
+        "restart": _restarting(record),
         "last": _last(record.last),
     }
 
@@ -185,6 +242,12 @@ def _candidate(rollout: Rollout | None) -> dict[str, Any] | None:
         return None
     place = rollout.candidate
     return {"slot": place.slot.value, "version": place.revision.version, "rollout": rollout.id}
+
+
+def _restarting(record: Record) -> dict[str, Any] | None:
+    if (restart := record.restart) is None:
+        return None
+    return {"restart": restart.id, "replicas": restart.replicas, "current": restart.current}
 
 
 def _last(last: Outcome | None) -> dict[str, Any] | None:
@@ -199,6 +262,10 @@ def _details(record: Record) -> Iterator[str]:
         yield rollout.paused
     if rollout is not None and rollout.why:
         yield f"taken back: {rollout.why}"
+    if (restart := record.restart) is not None:
+        yield f"restart asked for by {restart.requested_by}: {restart.current or 'no replica'} is started anew"
+    if record.restarted is not None:
+        yield f"last restart: {record.restarted.why}"
     if record.warm is not None:
         yield f"{record.warm.placement.revision.version} is kept warm until {record.warm.until:%Y-%m-%d %H:%M:%S} UTC"
     if record.watch is not None and record.watch.paged is not None:

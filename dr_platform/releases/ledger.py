@@ -67,11 +67,13 @@ class Began(Model):
 
 
 class Withdrawal(Model):
-    """Written before anything goes back. ``back``: in this order. ``refused``: why nothing may go back,
-    and ``remains`` what is left to do then."""
+    """Written before anything goes back. ``service`` was not promoted; ``called_off`` were on their way
+    beside it and were taken back for that reason alone. ``back``: in this order. ``refused``: why nothing
+    may go back, and ``remains`` what is left to do then."""
 
     service: Name
     why: str
+    called_off: tuple[Name, ...] = ()
     back: tuple[Name, ...] = ()
     refused: str = ""
     remains: tuple[str, ...] = ()

@@ -277,6 +277,66 @@ def _requires(contracts: Mapping[str, Contract], name: str) -> Collection[str]:
     return contracts[name].requires if name in contracts else ()
 
 
+@dataclass(frozen=True)
+class Wave:
+    """Services that have nothing to do with each other, to be deployed side by side."""
+
+    services: tuple[DeployService, ...]
+
+
+def in_waves(
+    plan: Sequence[PlanStep], bundle: ReleaseBundle, before: Mapping[str, Member], catalog: Catalog
+) -> tuple[ApplySchema | Wave | RetireService, ...]:
+    """The same steps, services gathered in waves: each after everything that it needs or whose contract
+    it requires, by the release or by what ran before it, also where the way leads through services
+    that stay as they are.
+
+    ``before`` is what ran when the release began, not what runs now: planned again after a stop, what
+    is left falls into the same waves. One that cannot work with another's new version until its own
+    turn comes is never in the same wave with it.
+    """
+    wave_of = _waves(plan, bundle, before, catalog)
+    deployed = [step for step in plan if isinstance(step, DeployService)]
+    waves = {number: Wave(tuple(s for s in deployed if wave_of[s.service] == number)) for number in wave_of.values()}
+    numbers = sorted({wave_of[step.service] for step in deployed})
+    found: list[ApplySchema | Wave | RetireService] = []
+    for step in plan:
+        if not isinstance(step, DeployService):
+            found.append(step)
+        elif numbers:
+            found += [waves[number] for number in numbers]
+            numbers = []
+    return tuple(found)
+
+
+def _waves(
+    plan: Sequence[PlanStep], bundle: ReleaseBundle, before: Mapping[str, Member], catalog: Catalog
+) -> dict[str, int]:
+    needs = {name: known.needs.services for name, known in catalog.services.items()}
+    then = {name: member.contract for name, member in before.items()}
+    behind = _reached({n: {*needs.get(n, ()), *_requires(bundle.contracts, n), *_requires(then, n)} for n in needs})
+    changing = {step.service for step in plan if isinstance(step, DeployService)}
+    changing |= {name for name, member in bundle.services.items() if _differs(before.get(name), member)}
+    waves: dict[str, int] = {}
+    for name in in_dependency_order(changing, bundle.contracts, needs):
+        related = [w for other, w in waves.items() if other in behind[name] or name in behind[other]]
+        waves[name] = max(related, default=-1) + 1
+    return waves
+
+
+def _reached(graph: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """All that each leads to; what runs and what shall run may together lead in a circle."""
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        waiting, found = [name], set[str]()
+        while waiting:
+            new = set(graph.get(waiting.pop(), ())) - found
+            found |= new
+            waiting += new
+        reached[name] = found
+    return reached
+
+
 # Back
 
 

@@ -24,8 +24,10 @@ from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.metrics.port import TrafficSource
 from dr_platform.rollout import record as records
 from dr_platform.rollout.aftercare import is_due, watched
+from dr_platform.rollout.aside import Aside, Start, on_a_thread
 from dr_platform.rollout.decide import (
     Apply,
+    Fence,
     Patience,
     Rest,
     Retire,
@@ -33,6 +35,8 @@ from dr_platform.rollout.decide import (
     RunSmoke,
     Save,
     Signals,
+    StartAnew,
+    Tidy,
     Wait,
     decide,
     needs_look,
@@ -42,13 +46,15 @@ from dr_platform.rollout.guards import GuardPolicy, enough_to_promote, evaluate,
 from dr_platform.rollout.record import Event, Phase, Record, Rollout, Smoke
 from dr_platform.rollout.sampling import Looked, Sampler, Subject
 from dr_platform.rollout.window import Evidence
-from dr_platform.runtime.port import Lease, Observed, Runtime, StaleRecord, Workload
+from dr_platform.runtime.port import Lease, Observed, Revision, Runtime, Slot, StaleRecord, Workload
 from dr_platform.verdict import Progress, silent
 
 LEASE = "controller"
 LEASE_TTL = timedelta(seconds=15)
 WATCHED_A_TICK = 4
 """Each may take a probe's time, and an open rollout must not wait for many of them."""
+ALERTS_S = 0.5
+"""So long a look waits for what scanners found, which is in a database that may be away."""
 _TURNS = 24
 """Actions for one service within one look; more than any way forward or back has without a wait."""
 
@@ -91,12 +97,16 @@ class Controller:
     progress: Progress = silent
     lease_ttl: timedelta = LEASE_TTL
     """So long nobody acts after the one that acts was killed."""
+    aside: Start = on_a_thread
+    """How work is begun that no look waits for."""
+    _aside: Aside = field(init=False)
     _sampler: Sampler = field(init=False)
     _lease: Lease | None = field(init=False, default=None)
     _lease_until: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(self.runtime, self.traffic)
+        self._aside = Aside(self.aside)
 
     def run(self, stop: threading.Event, look_s: float) -> None:
         """Until ``stop`` is set. A tick that fails is told and followed by the next."""
@@ -154,7 +164,12 @@ class Controller:
     def has_work(self) -> bool:
         """Whether anything is open that a controller can carry on."""
         held = (records.read(self.runtime, service.name).record for service in self.services())
-        return any(r.queued is not None or (r.rollout is not None and r.rollout.phase is not Phase.STUCK) for r in held)
+        return any(
+            r.queued is not None
+            or r.restart is not None
+            or (r.rollout is not None and r.rollout.phase is not Phase.STUCK)
+            for r in held
+        )
 
     def _renew(self) -> bool:
         before = self.clock.monotonic()
@@ -183,7 +198,7 @@ class Controller:
         sample counts once, whoever else writes meanwhile. Returns the record as it was read last."""
         held = records.read(self.runtime, service.name)
         if held.record.outbox:
-            self._copy_out(service.name)
+            self._aside.go_on(f"copy {service.name}", lambda: self._copy_out(service.name))
         looked: Looked | None = None
         signals, counts = Signals(), False
         for _ in range(_TURNS):
@@ -230,18 +245,31 @@ class Controller:
             case RunSmoke():
                 return self._run_smoke(service, held)
             case Apply(slot, revision, replicas):
-                settings = self.settings.settings(service)
-                self.runtime.apply(slot, Workload(service, revision, replicas, settings))
+                self._apply(service, slot, revision, replicas, record.epoch)
                 self.progress(f"{service.name}: {replicas} x {revision.version} in {slot}")
+            case Tidy(restart):
+                place = restart.placement
+                self._apply(service, place.slot, place.revision, restart.replicas, record.epoch)
+                records.save(self.runtime, held, replace(record, restart=replace(restart, tidied=True)))
             case Route(weights):
                 self.runtime.route(service.name, weights, record.epoch)
                 self.progress(f"{service.name}: weights {weights.blue}/{weights.green}")
             case Retire(slot):
-                self.runtime.retire(service.name, slot)
+                self.runtime.retire(service.name, slot, record.epoch)
                 self.progress(f"{service.name}: retired {slot}")
+            case Fence():
+                self.runtime.fence(service.name, record.epoch)
+            case StartAnew(slot, replica):
+                anew = lambda: self.runtime.replace(service.name, slot, [replica])  # noqa: E731 - begun at most once
+                self._aside.go_on(f"restart {service.name}", anew)
+                return False
             case _:
                 assert_never(action)
         return True
+
+    def _apply(self, service: Service, slot: Slot, revision: Revision, replicas: int, epoch: int) -> None:
+        settings = self.settings.settings(service)
+        self.runtime.apply(slot, Workload(service, revision, replicas, settings), epoch)
 
     def _save(self, held: records.Held, judged: Record, wanted: Record) -> None:
         """The share of the traffic changes with a bake: what arrives is counted from there."""
@@ -276,12 +304,15 @@ class Controller:
             now=now,
             # Its smoke tests wait until it has measured itself; from then on it must stay compliant.
             hipaa=looked.hipaa if rollout.phase is not Phase.SMOKE else None,
-            alerts=self.alerts(service, rollout),
+            alerts=self._alerts(service, rollout),
         )
         judgement = judge(evaluations)
         measured = next((e.as_measurements() for e in evaluations if e.trigger is judgement.trigger), {})
         enough = enough_to_promote(evidence, policy)
         return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured)
+
+    def _alerts(self, service: Service, rollout: Rollout) -> int | None:
+        return self._aside.answer(f"alerts {rollout.id}", lambda: self.alerts(service, rollout), ALERTS_S)
 
     def _tell(self, service: str, event: Event) -> None:
         """What is refused for good is not offered again: it would keep everything behind it."""
@@ -297,15 +328,20 @@ class Controller:
         held, told = records.read(self.runtime, service), set()
         try:
             for event in held.record.outbox:
+                if self.clock.monotonic() >= self._lease_until:
+                    break  # it took long, and by now a successor may tell the same
                 self._tell(service, event)
                 told.add(event.key)
         except TemporaryFailure as exc:
             self.progress(f"{service}: {exc.what}")
         if not told:
             return
-        left = tuple(event for event in held.record.outbox if event.key not in told)
         with contextlib.suppress(StaleRecord):  # told again at the next look, which its key makes harmless
-            records.save(self.runtime, held, replace(held.record, outbox=left))
+            records.change(self.runtime, service, lambda record: _without(record, told))
+
+
+def _without(record: Record, told: set[str]) -> Record:
+    return replace(record, outbox=tuple(event for event in record.outbox if event.key not in told))
 
 
 def counted(rollout: Rollout, looked: Looked, now: datetime) -> Rollout:

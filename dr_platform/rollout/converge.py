@@ -107,7 +107,7 @@ def _act(
     service = workload.service.name
     match action:
         case Apply(slot):
-            runtime.apply(slot, workload)
+            runtime.apply(slot, workload, held.record.epoch)
             attempt.actions.append(f"{workload.replicas} x {workload.revision.version} in {slot}")
         case Route(weights):
             runtime.route(service, weights, held.record.epoch)
@@ -120,7 +120,7 @@ def _act(
             attempt.replaced |= set(replicas)
             attempt.actions.append(f"replaced {', '.join(replicas)}")
         case Retire(slot):
-            runtime.retire(service, slot)
+            runtime.retire(service, slot, held.record.epoch)
             attempt.actions.append(f"retired {slot}")
         case _:
             assert_never(action)

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from dr_platform.catalog.models import Strategy
 from dr_platform.incidents import incident_id
-from dr_platform.rollout import events
+from dr_platform.rollout import events, restart
 from dr_platform.rollout.events import Cause
 from dr_platform.rollout.guards import Judgement
 from dr_platform.rollout.guards import Verdict as Judged
@@ -27,11 +27,13 @@ from dr_platform.rollout.record import (
     Phase,
     Placement,
     Record,
+    Restart,
     Result,
     Rollout,
     Warm,
     stable_weights,
 )
+from dr_platform.rollout.restart import StartAnew, Tidy
 from dr_platform.rollout.settle import Retire, Route
 from dr_platform.runtime.port import CLOSED, Observed, ReplicaState, Revision, Slot, SlotStatus, Weights
 
@@ -103,13 +105,18 @@ class Rest:
     """There is nothing to do until somebody asks for something."""
 
 
-Action = Save | Apply | Route | Retire | RunSmoke | Wait | Rest
+@dataclass(frozen=True)
+class Fence:
+    """Nothing of a lower epoch than the record's changes the service any more."""
+
+
+Action = Save | Apply | Route | Retire | RunSmoke | StartAnew | Tidy | Fence | Wait | Rest
 
 
 def needs_look(record: Record, now: datetime) -> bool:
     """Whether ``decide`` would do anything but rest, told from the record alone."""
     due = record.warm is not None and now >= record.warm.until
-    return record.rollout is not None or record.queued is not None or due
+    return any(asked is not None for asked in (record.rollout, record.queued, record.restart)) or due
 
 
 def needs_watch(record: Record, now: datetime) -> bool:
@@ -128,6 +135,8 @@ def decide(
         return _idle(record, observed, now, patience, driver)
     if rollout.driver != driver:
         return Save(take_over(record, driver), f"taken over by {driver}")
+    if observed.epoch < record.epoch:
+        return Fence()
     if now < rollout.entered_at - CLOCK_SLACK:
         return _save(record, rollout.back_in_time(rollout.entered_at - now), "the clock was set back")
     if rollout.phase is Phase.STUCK:
@@ -161,6 +170,8 @@ def take_over(record: Record, driver: str) -> Record:
 def _idle(record: Record, observed: Observed, now: datetime, patience: Patience, driver: str) -> Action:
     if record.queued is not None:
         return Save(begin(record, record.queued, now, patience, driver), "begun")
+    if record.restart is not None:
+        return _restart(record, record.restart, observed, now)
     if observed.weights is None or record.stable is None:
         return Rest()
     slot = record.stable.slot.other
@@ -171,9 +182,19 @@ def _idle(record: Record, observed: Observed, now: datetime, patience: Patience,
     return Save(record.without_warm(), "the revision before is not kept any longer") if record.warm else Rest()
 
 
+def _restart(record: Record, asked: Restart, observed: Observed, now: datetime) -> Action:
+    match restart.decide(record, asked, observed, now):
+        case restart.Change(changed, why):
+            return Save(changed, why)
+        case restart.Await(until, why):
+            return _wait(until, why)
+        case StartAnew() | Tidy() as act:
+            return act
+
+
 def begin(record: Record, intent: Intent, now: datetime, patience: Patience, driver: str) -> Record:
     """Open a rollout for the intent; what is stable already is not deployed again."""
-    emptied = replace(record, queued=None)
+    emptied = replace(restart.superseded(record, now), queued=None)
     before = record.stable.revision.version if record.stable else None
     if record.stable is not None and record.stable.revision == intent.revision:
         return replace(emptied, last=events.outcome_of(intent, before, "promoted", "it is stable already", now, now))

@@ -107,7 +107,8 @@ def _radius(rollout: Rollout) -> dict[str, object]:
 def outcome(rollout: Rollout, result: Result, reason: str, now: datetime) -> Outcome:
     before = rollout.stable.revision.version if rollout.stable else None
     outcome = outcome_of(rollout.intent, before, result, reason, rollout.began_at, now)
-    return replace(outcome, incident=rollout.incident, served=rollout.served, failed=rollout.failed)
+    ended_by = rollout.commanded_by if rollout.command == "abort" else ""
+    return replace(outcome, incident=rollout.incident, served=rollout.served, failed=rollout.failed, ended_by=ended_by)
 
 
 def outcome_of(
@@ -125,4 +126,5 @@ def outcome_of(
         ended_at=now,
         automatic=intent.automatic,
         incident=intent.incident,
+        revision=intent.revision,
     )

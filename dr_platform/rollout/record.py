@@ -162,6 +162,14 @@ class Outcome:
     served: int = 0
     """Requests that the candidate answered under traffic, and those of them that failed."""
     failed: int = 0
+    revision: Revision | None = None
+    """What was asked for; ``None`` in records of before this was kept."""
+    ended_by: str = ""
+    """Who had it taken back; empty where nobody did."""
+
+    @property
+    def as_asked(self) -> bool:
+        return self.result == ("promoted" if self.kind == "deploy" else "rolled_back")
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,48 @@ class Watch:
     asked: str | None = None
     paged: str | None = None
     paged_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Life:
+    """One run of one replica: a replica of that name that started at another time is another life."""
+
+    replica: str
+    started_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Replicas of the stable revision that are being started anew where they are, one after the other.
+
+    ``old`` are those that ran when it was asked for; whatever else runs there is new. ``current`` is the
+    one under way; it and every other has ``each_s`` seconds, until ``deadline``. ``tidied`` is true when
+    the slot was told once more, after the last of them, what it shall run.
+    """
+
+    id: str
+    placement: Placement
+    replicas: int
+    old: tuple[Life, ...]
+    each_s: float
+    requested_by: str
+    requested_at: datetime
+    deadline: datetime
+    reason: str = ""
+    current: str | None = None
+    tidied: bool = False
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """How a restart ended; ``done`` is false where replicas were left as they were."""
+
+    restart: str
+    version: str
+    done: bool
+    why: str
+    began_at: datetime
+    ended_at: datetime
 
 
 @dataclass(frozen=True)
@@ -236,6 +286,8 @@ class Record:
     watch: Watch | None = None
     deployed: Deployed | None = None
     last: Outcome | None = None
+    restart: Restart | None = None
+    restarted: Restarted | None = None
     known_good: tuple[Revision, ...] = ()
     holds: tuple[Hold, ...] = ()
     automatic_rollbacks: tuple[datetime, ...] = ()

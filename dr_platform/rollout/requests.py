@@ -7,15 +7,26 @@ here: acting on it (``controller``) or deciding (``decide``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.rollout import record as records
-from dr_platform.rollout.record import Intent, Outcome, Phase, Record, Rollout
-from dr_platform.runtime.port import Revision, Runtime, RuntimeUnreachable
+from dr_platform.rollout.events import outcome_of
+from dr_platform.rollout.record import (
+    Intent,
+    Life,
+    Outcome,
+    Phase,
+    Placement,
+    Record,
+    Restart,
+    Restarted,
+    Rollout,
+)
+from dr_platform.runtime.port import Revision, Runtime, RuntimeUnreachable, SlotStatus
 from dr_platform.verdict import Progress, silent
 
 SERVICE_PERIOD = timedelta(minutes=30)
@@ -108,6 +119,93 @@ def _steered(rollout: Rollout, command: str, actor: str) -> Rollout:
             return replace(rollout, command="abort", commanded_by=actor)
 
 
+def call_off(runtime: Runtime, service: str, intent: str, actor: str, now: datetime) -> Record:
+    """End what was asked for under this identifier, wherever it stands: not begun it never begins, open
+    it is taken back. What has ended, or is being taken back, stays as it is."""
+
+    def edit(record: Record) -> Record:
+        queued, rollout = record.queued, record.rollout
+        if queued is not None and queued.id == intent:
+            before = record.stable.revision.version if record.stable else None
+            last = outcome_of(queued, before, "aborted", f"called off by {actor}", now, now)
+            return replace(record, queued=None, last=replace(last, ended_by=actor))
+        if rollout is None or rollout.id != intent or rollout.phase.reverting:
+            return record
+        return record.with_rollout(_steered(rollout, "abort", actor))
+
+    return records.change(runtime, service, edit)
+
+
+# Once more
+
+
+def last_try(record: Record) -> tuple[Outcome, Revision]:
+    """The rollout that did not end as asked, with its revision, to be asked for again. Raises
+    ``RolloutRefused`` where there is none."""
+    service, last = record.service, record.last
+    if record.rollout is not None or record.queued is not None:
+        raise RolloutRefused(service, "a rollout is open", f"follow it: `drp rollout show {service}`")
+    if last is None or last.as_asked:
+        why = "there was no rollout yet" if last is None else f"{last.to_version} was {last.result}, as asked"
+        raise RolloutRefused(service, why, f"deploy a version: `drp deploy {service} --version …`")
+    if last.revision is None:
+        why = "its last rollout was written by an earlier version of this program, without its revision"
+        raise RolloutRefused(service, why, f"deploy it: `drp deploy {service} --version {last.to_version}`")
+    return last, last.revision
+
+
+def restart(runtime: Runtime, service: str, wanted: Wanted) -> Restart:
+    """Ask that the replicas of the stable revision are started anew, one after the other. Raises
+    ``RolloutRefused`` while a rollout is open or another restart is under way."""
+    observed = runtime.observe(service)
+
+    def edit(record: Record) -> Record:
+        if wanted.id in (record.restart and record.restart.id, record.restarted and record.restarted.restart):
+            return record
+        stable = _restartable(record)
+        return replace(record, restart=wanted.of(stable, observed.slots[stable.slot]))
+
+    made = records.change(runtime, service, edit).restart
+    if made is None:
+        raise RolloutRefused(service, "that restart has ended", f"see `drp rollout show {service}`")
+    return made
+
+
+def _restartable(record: Record) -> Placement:
+    service, show = record.service, f"`drp rollout show {record.service}`"
+    if record.rollout is not None or record.queued is not None:
+        raise RolloutRefused(service, "a rollout is open", f"restart it when that has ended: {show}")
+    if record.restart is not None:
+        raise RolloutRefused(service, f"restart {record.restart.id} is under way", f"follow it: {show}")
+    if record.stable is None:
+        raise RolloutRefused(service, "nothing is stable here", f"deploy a version: `drp deploy {service} --version …`")
+    return record.stable
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A restart that is asked for; each replica has ``each_s`` seconds, its requests' end included."""
+
+    id: str
+    each_s: float
+    by: str
+    at: datetime
+    reason: str = ""
+
+    def of(self, placement: Placement, status: SlotStatus) -> Restart:
+        return Restart(
+            id=self.id,
+            placement=placement,
+            replicas=status.desired,
+            old=tuple(Life(replica.name, replica.started_at) for replica in status.replicas),
+            each_s=self.each_s,
+            requested_by=self.by,
+            requested_at=self.at,
+            deadline=self.at + timedelta(seconds=self.each_s),
+            reason=self.reason,
+        )
+
+
 # Going back
 
 
@@ -172,20 +270,70 @@ def follow(
     """Watch until the rollout of this intent has ended. Stopping to watch stops nothing, and an error
     of ``each_look`` stops it. Raises ``NobodyActs`` when the record does not change for ``timeout_s``:
     during a watch of any length its evidence changes with each look."""
-    said, moved, before = "", clock.monotonic(), None
+    follower = Follower(runtime, service, intent, clock, timeout_s, progress)
     while True:
         each_look()
-        record = _read(runtime, service, clock)
+        if (outcome := follower.look()) is not None:
+            return outcome
+        clock.sleep(FOLLOW_S)
+
+
+@dataclass
+class Follower:
+    """Watches one rollout, look by look, for whoever watches several at once."""
+
+    runtime: Runtime
+    service: str
+    intent: str
+    clock: Clock
+    timeout_s: float
+    progress: Progress = silent
+    going_back: bool = field(init=False, default=False)
+    """Whether it was being taken back at the last look: it will not end as asked."""
+    _said: str = field(init=False, default="")
+    _before: Record | None = field(init=False, default=None)
+    _moved: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._moved = self.clock.monotonic()
+
+    def look(self) -> Outcome | None:
+        """How it ended; ``None`` while it has not. Raises ``NobodyActs`` as ``follow`` does."""
+        record = _read(self.runtime, self.service, self.clock)
         if record is not None:
-            if record.last is not None and record.last.rollout == intent:
+            if record.last is not None and record.last.rollout == self.intent:
                 return record.last
-            if record != before:
-                before, moved = record, clock.monotonic()
-            if (line := describe(record, intent)) != said:
-                said = line
-                progress(f"{service}: {line}")
-            if record.rollout is not None and record.rollout.paused is not None:
-                moved = clock.monotonic()
+            self._note(record)
+        if self.clock.monotonic() - self._moved > self.timeout_s:
+            raise NobodyActs(self.service, self.timeout_s)
+        return None
+
+    def _note(self, record: Record) -> None:
+        rollout = record.rollout
+        waits = rollout is not None and rollout.paused is not None
+        self.going_back = rollout is not None and rollout.id == self.intent and rollout.phase.reverting
+        if record != self._before or waits:
+            self._before, self._moved = record, self.clock.monotonic()
+        if (line := describe(record, self.intent)) != self._said:
+            self._said = line
+            self.progress(f"{self.service}: {line}")
+
+
+def follow_restart(
+    runtime: Runtime, restart: Restart, service: str, clock: Clock, timeout_s: float, progress: Progress = silent
+) -> Restarted:
+    """Watch until a restart has ended. Raises ``NobodyActs`` as ``follow`` does."""
+    said, before, moved = "", restart, clock.monotonic()
+    while True:
+        record = _read(runtime, service, clock)
+        if record is not None and record.restarted is not None and record.restarted.restart == restart.id:
+            return record.restarted
+        now = record.restart if record is not None else None
+        if now is not None and now != before:
+            before, moved = now, clock.monotonic()
+        if now is not None and now.current is not None and now.current != said:
+            said = now.current
+            progress(f"{service}: {said} is started anew")
         if clock.monotonic() - moved > timeout_s:
             raise NobodyActs(service, timeout_s)
         clock.sleep(FOLLOW_S)

@@ -125,10 +125,10 @@ class MemoryRuntime:
         with self._reachable():
             return frozenset(self._services)
 
-    def apply(self, slot: Slot, workload: Workload) -> None:
+    def apply(self, slot: Slot, workload: Workload, epoch: int | None = None) -> None:
         name = workload.service.name
         with self._reachable():
-            known = self._known(name)
+            known = self._fenced(name, epoch)
             place = known.slots.get(slot)
             if place is None or place.workload.revision != workload.revision:
                 if place is not None:
@@ -148,11 +148,15 @@ class MemoryRuntime:
             self.faults.unready_replicas -= set(replicas)
             place.replicas = [self._started(r, place.workload) if r.name in replicas else r for r in place.replicas]
 
-    def retire(self, name: str, slot: Slot) -> None:
+    def retire(self, name: str, slot: Slot, epoch: int | None = None) -> None:
         with self._reachable():
-            known = self._known(name)
+            known = self._fenced(name, epoch)
             self._refuse_under_traffic(known, slot)
             known.slots.pop(slot, None)
+
+    def fence(self, name: str, epoch: int) -> None:
+        with self._reachable():
+            self._fenced(name, epoch)
 
     def observe(self, name: str) -> Observed:
         with self._reachable():
@@ -274,6 +278,13 @@ class MemoryRuntime:
         if name not in self._services:
             raise UnknownService(name, self._services)
         return self._services[name]
+
+    def _fenced(self, name: str, epoch: int | None) -> _Declared:
+        known = self._known(name)
+        if epoch is not None and epoch < known.epoch:
+            raise StaleEpoch(name, epoch, known.epoch)
+        known.epoch = max(known.epoch, epoch or 0)
+        return known
 
     def _tell(self, name: str, notice: Notice | None) -> None:
         with self._reachable():

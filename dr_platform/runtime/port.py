@@ -228,22 +228,33 @@ class Runtime(Protocol):
     def declared(self) -> frozenset[str]:
         """Names of all declared services. Kubernetes: HTTPRoutes by our label."""
 
-    def apply(self, slot: Slot, workload: Workload) -> None:
+    def apply(self, slot: Slot, workload: Workload, epoch: int | None = None) -> None:
         """Make the slot run this workload; returns once told, not once ready.
+
+        Refused with ``StaleEpoch`` when a higher epoch has written before: a controller that was
+        stopped after its decision would scale what its successor has under traffic. Whoever acts
+        without an epoch, as nobody does while a rollout is open, is not compared.
 
         Refused (``SlotInUse``) when the slot runs another revision and its weight is above 0: a
         revision under traffic is never changed in place. The same revision with other ``replicas``
         scales without restarting the others; replicas taken away first finish their requests.
-        Kubernetes: server-side apply of the Deployment ``<name>-<slot>``.
+        Kubernetes: server-side apply of the Deployment ``<name>-<slot>``, with ``test`` on its epoch
+        annotation.
         """
 
     def replace(self, name: str, slot: Slot, replicas: Collection[str]) -> None:
         """Start these replicas anew, each after its requests have ended (bounded by the service's
         drain time). Names that do not exist any more are ignored. Kubernetes: deletes the pods."""
 
-    def retire(self, name: str, slot: Slot) -> None:
-        """Empty the slot. Refused (``SlotInUse``) while its weight is above 0. Requests under way
-        end first, bounded by the service's drain time. Kubernetes: Deployment to 0 replicas."""
+    def retire(self, name: str, slot: Slot, epoch: int | None = None) -> None:
+        """Empty the slot. Refused (``SlotInUse``) while its weight is above 0, and with ``StaleEpoch``
+        as in ``apply``. Requests under way end first, bounded by the service's drain time.
+        Kubernetes: Deployment to 0 replicas."""
+
+    def fence(self, name: str, epoch: int) -> None:
+        """From now on nothing of a lower epoch changes the service's slots or weights, nor does it
+        write ``epoch`` itself where a higher one stands (``StaleEpoch``). Slots and weights stay as
+        they are. Kubernetes: the epoch annotations, each with ``test``."""
 
     def observe(self, name: str) -> Observed:
         """Read everything about a service. Kubernetes: Deployments, pods and the HTTPRoute."""
@@ -347,8 +358,8 @@ class StaleEpoch(PlatformError):
 
     def __init__(self, name: str, offered: int, current: int) -> None:
         super().__init__(name, offered, current)
-        self.what = f"{name}: a route change of epoch {offered} was refused, epoch {current} acts now"
-        self.untouched = f"the routes of {name}"
+        self.what = f"{name}: a change of epoch {offered} was refused, epoch {current} acts now"
+        self.untouched = f"the slots and routes of {name}"
         self.next_step = "stop; the holder of the newer epoch carries the rollout on"
 
 

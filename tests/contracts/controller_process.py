@@ -1,8 +1,8 @@
 """A controller in a process of its own, over the runtime that a test brought up: what kills it is real.
 
 ``python -m tests.contracts.controller_process ORDERS`` with ``Orders`` as JSON. What it changes, and
-every answer about its lease, is a line in ``journal``; what it tells is a line in ``told``: both are
-shared by all controllers of a test.
+every answer about its lease, is a line in ``journal``; what it has told is a line in ``told``: both are
+shared by all controllers of a test. Dagster cannot be imported here: a controller needs none.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from dr_platform import delivery
-from dr_platform.clock import SystemClock
+from dr_platform import chronicle, delivery
+from dr_platform.catalog import Service
+from dr_platform.clock import Clock, SystemClock
+from dr_platform.evidence import PostgresEvidenceLog
+from dr_platform.incidents import IncidentLedger
 from dr_platform.metrics.envoy import EnvoyTraffic
+from dr_platform.operations import operations_engine
 from dr_platform.rollout.controller import Controller, Settings
 from dr_platform.rollout.decide import Patience
 from dr_platform.rollout.guards import GuardPolicy
-from dr_platform.rollout.record import Event, Phase, Record
+from dr_platform.rollout.record import Event, Phase, Record, Rollout
 from dr_platform.runtime.local.records import LocalRecords, PortRange
 from dr_platform.runtime.local.runtime import LocalRuntime
 from tests.contracts.local import LocalHarness
 
-CHANGES = ("apply", "route", "retire", "replace", "write_record")
+CHANGES = ("apply", "route", "retire", "replace", "fence", "write_record")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Orders:
     """``dies_in``: it sends itself SIGKILL ``dies_after_s`` after it has saved a record of that phase.
     ``stops_in``, ``stops_before``: it sends itself SIGSTOP once, after it has saved a record of that
     phase, or between its decision and that change. It does so itself because one that is stopped from
-    outside may hold a lock of the records, which nobody else can then change."""
+    outside may hold a lock of the records, which nobody else can then change. ``operations`` is the address
+    of an operations database that is told, too; ``dies_telling``: it is killed right after it told that."""
 
     folder: str
     port_offset: int
@@ -53,6 +58,8 @@ class Orders:
     dies_after_s: float = 0.0
     stops_in: str | None = None
     stops_before: str | None = None
+    operations: str | None = None
+    dies_telling: str | None = None
 
     def argv(self) -> list[str]:
         return [sys.executable, "-m", "tests.contracts.controller_process", json.dumps(asdict(self))]
@@ -119,6 +126,13 @@ class Watched:
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def operations(url: str, clock: Clock) -> SimpleNamespace:
+    """All that telling and scanners' alerts need of a platform."""
+    evidence = PostgresEvidenceLog(operations_engine(url))
+    incidents = IncidentLedger(evidence, clock)
+    return SimpleNamespace(evidence=evidence, incidents=incidents, environment=SimpleNamespace(name="local"))
+
+
 def main() -> None:
     orders = Orders(**json.loads(sys.argv[1]))
     ports = PortRange(orders.first_port, orders.ports)
@@ -134,8 +148,17 @@ def main() -> None:
     )
     asked = SimpleNamespace(runtime=runtime, clock=clock)  # all that the smoke tests need of a platform
 
+    books = operations(orders.operations, clock) if orders.operations else None
+
     def tell(event: Event) -> None:
+        if books is not None:
+            chronicle.tell(books, event, f"controller:{orders.driver}")  # ty: ignore[invalid-argument-type]
         told.add(key=event.key, kind=event.kind, subject=event.subject, body=event.body)
+        if event.kind == orders.dies_telling:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def alerts(service: Service, rollout: Rollout) -> int | None:
+        return delivery.alerts(books, service, rollout) if books is not None else 0  # ty: ignore[invalid-argument-type]
 
     controller = Controller(
         runtime=runtime,  # ty: ignore[invalid-argument-type]
@@ -143,7 +166,7 @@ def main() -> None:
         services=lambda: [declared.service for declared in known.all().values()],
         settings=Settings(lambda _s: patience, lambda _s: GuardPolicy(), lambda _s: {}),
         smoke=lambda service, rollout: delivery.smoke(asked, service, rollout),  # ty: ignore[invalid-argument-type]
-        alerts=lambda _service, _rollout: 0,
+        alerts=alerts,
         tell=tell,
         clock=clock,
         driver=orders.driver,
@@ -156,4 +179,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "dagster" in sys.modules:
+        sys.exit("a controller needs no Dagster, and has imported it")
+    sys.modules["dagster"] = None  # ty: ignore[invalid-assignment] - an import of it fails from here on
     main()

@@ -34,6 +34,20 @@ STEPS = canary((50, 100), 2, 1.5)
 _numbers = itertools.count(1)
 
 
+def intent_of(id_: str, version: str, steps: tuple[Step, ...] = STEPS, **changes: object) -> Intent:
+    fields: dict[str, object] = {
+        "id": id_,
+        "kind": "deploy",
+        "revision": Revision(version, f"sha256:{version}", "c0"),
+        "replicas": 2,
+        "strategy": Strategy.CANARY,
+        "steps": steps,
+        "requested_by": "somebody",
+        "requested_at": datetime.now(UTC),
+    }
+    return Intent(**(fields | changes))  # ty: ignore[invalid-argument-type]
+
+
 @dataclass
 class Process:
     """A controller as the test sees it."""
@@ -102,17 +116,7 @@ class Delivery:
         return process
 
     def intent(self, version: str = "2", steps: tuple[Step, ...] = STEPS, **changes: object) -> Intent:
-        fields: dict[str, object] = {
-            "id": f"ro-{self.name}-{next(_numbers)}",
-            "kind": "deploy",
-            "revision": Revision(version, f"sha256:{version}", "c0"),
-            "replicas": 2,
-            "strategy": Strategy.CANARY,
-            "steps": steps,
-            "requested_by": "somebody",
-            "requested_at": datetime.now(UTC),
-        }
-        return Intent(**(fields | changes))  # ty: ignore[invalid-argument-type]
+        return intent_of(f"ro-{self.name}-{next(_numbers)}", version, steps, **changes)
 
     def ask(self, intent: Intent) -> Intent:
         ask(self.runtime, self.name, intent)
@@ -135,10 +139,12 @@ class Delivery:
 
     def outcome(self, intent: Intent, timeout_s: float = 60.0) -> Outcome:
         """How it ended, once everything was told."""
+        return self.ended(intent.id, timeout_s)
 
+    def ended(self, intent: str, timeout_s: float = 60.0) -> Outcome:
         def ended() -> bool:
             record = self.record
-            return record.last is not None and record.last.rollout == intent.id and record.outbox == ()
+            return record.last is not None and record.last.rollout == intent and record.outbox == ()
 
         until(ended, timeout_s)
         last = self.record.last
@@ -158,8 +164,13 @@ class Delivery:
 
     def told(self, kind: str) -> list[str]:
         """Keys of this kind, each once: to whom it is told, the same key is the same event."""
-        found = (line for line in _lines(self.harness, "told") if line["driver"].endswith(f"-{self.name}"))
-        return sorted({line["key"] for line in found if line["kind"] == kind})
+        return told(self.harness, f"-{self.name}", kind)
+
+
+def told(harness: LocalHarness, drivers: str, kind: str) -> list[str]:
+    """The same, of all drivers whose names end so."""
+    found = (line for line in _lines(harness, "told") if line["driver"].endswith(drivers))
+    return sorted({line["key"] for line in found if line["kind"] == kind})
 
 
 def _lines(harness: LocalHarness, file: str) -> list[dict[str, Any]]:

@@ -248,6 +248,7 @@ class RuntimeContract:
             lambda: runtime.apply(BLUE, a_workload(stranger, "1")),
             lambda: runtime.replace(stranger.name, BLUE, []),
             lambda: runtime.retire(stranger.name, BLUE),
+            lambda: runtime.fence(stranger.name, 1),
             lambda: runtime.observe(stranger.name),
             lambda: runtime.probe(stranger.name, "/"),
             lambda: runtime.route(stranger.name, ALL_BLUE, 1),
@@ -457,6 +458,42 @@ class RuntimeContract:
         assert (seen.weights, seen.epoch) == (ALL_BLUE, 5)
         runtime.route(service.name, ALL_GREEN, 5)
         assert runtime.observe(service.name).weights == ALL_GREEN
+
+    def test_once_a_higher_epoch_stands_a_lower_one_changes_neither_slots_nor_weights(
+        self, runtime: Runtime, service: Service
+    ) -> None:
+        deploy(runtime, BLUE, a_workload(service, "1", 2))
+        runtime.route(service.name, ALL_BLUE, 1)
+        deploy(runtime, GREEN, a_workload(service, "2"))
+        runtime.fence(service.name, 2)
+        before = runtime.observe(service.name)
+        assert (before.weights, before.epoch) == (ALL_BLUE, 2)
+        stale: list[Callable[[], object]] = [
+            lambda: runtime.apply(BLUE, a_workload(service, "1", 1), 1),
+            lambda: runtime.apply(GREEN, a_workload(service, "3"), 1),
+            lambda: runtime.retire(service.name, GREEN, 1),
+            lambda: runtime.route(service.name, ALL_GREEN, 1),
+            lambda: runtime.fence(service.name, 1),
+        ]
+        for change in stale:
+            with pytest.raises(StaleEpoch):
+                change()
+        assert runtime.observe(service.name) == before
+        runtime.fence(service.name, 2)
+        runtime.retire(service.name, GREEN, 2)
+        assert runtime.observe(service.name).slots[GREEN].revision is None
+
+    @pytest.mark.parametrize("change", ["apply", "retire"])
+    def test_a_change_of_a_slot_fences_off_lower_epochs_as_a_route_does(
+        self, runtime: Runtime, service: Service, change: str
+    ) -> None:
+        if change == "apply":
+            runtime.apply(BLUE, a_workload(service, "1"), 3)
+        else:
+            runtime.retire(service.name, BLUE, 3)
+        with pytest.raises(StaleEpoch):
+            runtime.route(service.name, CLOSED, 2)
+        assert runtime.observe(service.name).epoch == 3
 
     def test_a_slot_without_a_ready_replica_gets_no_traffic(
         self, harness: RuntimeHarness, runtime: Runtime, service: Service

@@ -35,7 +35,7 @@ from jobs.promotion import promotion_job
 from tests.catalogs import generated
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.releases import BusyClock
-from tests.rollouts import MemoryTraffic, answer
+from tests.rollouts import MemoryTraffic, answer, at_once
 
 pytestmark = pytest.mark.contract
 
@@ -170,7 +170,7 @@ def place(server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
         for name in platform.catalog.databases:
             bring_up.apply_schema(platform, name)
         platform.log.clear()
-        clock.meanwhile = delivery.controller(platform).tick
+        clock.meanwhile = delivery.controller(platform, aside=at_once).tick
         yield Place(platform, clock)
         platform.operations.dispose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,13 +15,13 @@ import pytest
 
 from dr_platform.clock import SystemClock
 from dr_platform.rollout.record import Phase
-from dr_platform.rollout.requests import follow
+from dr_platform.rollout.requests import Wanted, follow, restart
 from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps
 from dr_platform.runtime.local.records import PortRange
-from dr_platform.runtime.port import Weights
+from dr_platform.runtime.port import ProbeResult, Slot, Weights
 from tests.contracts.delivery import Delivery, delivered, exposure_s, lost, made_to_fail
 from tests.contracts.local import LocalHarness
-from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, load, until
+from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, a_workload, deploy, load, until
 
 pytestmark = pytest.mark.contract
 
@@ -156,8 +157,11 @@ def test_a_controller_that_was_stopped_until_its_lease_lapsed_changes_nothing_wh
     assert new.orders.driver in delivery.acted()
 
 
-def test_a_route_change_of_a_controller_that_was_stopped_after_its_decision_is_refused(delivery: Delivery) -> None:
-    old = delivery.controller("old", stops_before="route", lease_s=SHORT_S)
+@pytest.mark.parametrize("change", ["route", "apply"])
+def test_a_change_of_a_controller_that_was_stopped_after_its_decision_is_refused(
+    delivery: Delivery, change: str
+) -> None:
+    old = delivery.controller("old", stops_before=change, lease_s=SHORT_S)
     with load(delivery.runtime, delivery.name) as requests:
         intent = delivery.ask(delivery.intent())
         until(lambda: of(delivery, old.orders.driver, "stopped"))
@@ -168,7 +172,10 @@ def test_a_route_change_of_a_controller_that_was_stopped_after_its_decision_is_r
     assert outcome.result == "promoted"
     assert delivery.weights == ALL_GREEN
     assert delivery.record.epoch == 2
-    assert [line["why"] for line in of(delivery, old.orders.driver, "refused")] == ["StaleEpoch"]
+    refused = of(delivery, old.orders.driver, "refused")
+    assert [(line["change"], line["why"]) for line in refused] == [(change, "StaleEpoch")]
+    # A late `apply` of the first step would have left one replica under all of the traffic.
+    assert delivery.runtime.observe(delivery.name).slots[Slot.GREEN].ready == 2
     assert requests.lost == []
 
 
@@ -216,6 +223,42 @@ def test_a_killed_follower_changes_nothing_and_a_rollback_to_the_warm_version_lo
     assert requests.lost == []
     seconds = (outcome.ended_at - outcome.began_at).total_seconds()
     print(f"\nrollback to the warm version: {seconds:.2f} s, {requests.sent} requests, none lost")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_restart_whose_controller_is_killed_starts_every_replica_anew_and_loses_no_request(
+    delivery: Delivery, replicas: int
+) -> None:
+    deploy(delivery.runtime, Slot.BLUE, a_workload(delivery.service, "1", replicas))
+    before = {process_of(answer) for answer in asked_directly(delivery)}
+    with load(delivery.runtime, delivery.name) as requests:
+        first = delivery.controller("a", lease_s=SHORT_S)
+        made = restart(delivery.runtime, delivery.name, Wanted("rs-1", 30.0, "olga", SystemClock().now()))
+        assert len(made.old) == replicas
+        until(lambda: (now := delivery.record.restart) is not None and now.current is not None)
+        first.kill()
+        delivery.controller("b", lease_s=SHORT_S)
+        until(lambda: delivery.record.restarted is not None, 60.0)
+        assert requests.sent > 0
+    how = delivery.record.restarted
+    assert how is not None
+    assert (how.done, how.why) == (True, f"done: {replicas} replicas")
+    assert requests.lost == []
+    status = delivery.runtime.observe(delivery.name).slots[Slot.BLUE]
+    assert (status.desired, status.ready, delivery.weights) == (replicas, replicas, ALL_BLUE)
+    until(lambda: len({process_of(answer) for answer in asked_directly(delivery)}) == replicas)
+    assert not {process_of(answer) for answer in asked_directly(delivery)} & before
+    assert delivery.told("restart-ended") == ["rs-1:restart-ended"]
+    seconds = (how.ended_at - how.began_at).total_seconds()
+    print(f"\nrestart of {replicas} with a killed controller: {seconds:.1f} s, {requests.sent} requests, none lost")
+
+
+def asked_directly(delivery: Delivery) -> list[ProbeResult]:
+    return [delivery.runtime.probe(delivery.name, "/") for _ in range(20)]
+
+
+def process_of(answer: ProbeResult) -> int:
+    return json.loads(answer.body)["pid"]
 
 
 def followed(folder: Path, name: str, intent: str, follows: Event) -> None:

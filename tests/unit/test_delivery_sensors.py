@@ -34,7 +34,7 @@ from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import Lease, ProbeResult, Slot, Weights
 from dr_platform.status import service_status
 from tests.catalogs import generated
-from tests.rollouts import MemoryTraffic, World
+from tests.rollouts import MemoryTraffic, World, at_once
 
 pytestmark = pytest.mark.unit
 
@@ -120,7 +120,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     platform.__dict__["traffic"] = traffic = MemoryTraffic(runtime, clock)
     platform.__dict__["evidence"] = MemoryEvidenceLog(clock)
     with dg.DagsterInstance.ephemeral() as instance:
-        stage = Stage(platform, runtime, traffic, clock, instance, delivery.controller(platform))
+        stage = Stage(platform, runtime, traffic, clock, instance, delivery.controller(platform, aside=at_once))
         for version in ("1.0.0", "2.0.0", "3.0.0"):
             stage.answer(version)
         for service in platform.catalog.services.values():

@@ -28,7 +28,9 @@ from dr_platform.releases.plan import (
     Running,
     UnplannableRelease,
     UnreadableHistory,
+    Wave,
     deployment_order,
+    in_waves,
     known_steps,
     plan_rollback,
     plan_withdrawal,
@@ -408,6 +410,75 @@ class TestDeploymentOrder:
     def test_a_release_of_services_that_the_catalog_lost_is_refused_by_name(self) -> None:
         with pytest.raises(UnplannableRelease, match="ghost"):
             deployment_order(a_bundle({"ghost": a_member()}), Running(), CATALOG)
+
+
+class TestWaves:
+    @staticmethod
+    def waves(two: Two, done: set[str] | None = None) -> tuple[tuple[str, ...], ...]:
+        """Of what is left when these have been deployed."""
+        new, catalog, done = a_bundle(two.current), two.catalog(), done or set()
+        running = Running({**two.previous, **{name: two.current[name] for name in done}})
+        plan = deployment_order(new, running, catalog)
+        steps = in_waves(plan, new, two.previous, catalog)
+        flat = [step for wave in steps for step in (wave.services if isinstance(wave, Wave) else (wave,))]
+        assert sorted(map(str, flat)) == sorted(map(str, plan))
+        return tuple(tuple(s.service for s in wave.services) for wave in steps if isinstance(wave, Wave))
+
+    @staticmethod
+    def behind(two: Two) -> dict[str, set[str]]:
+        """All that each leads to, by needs and by contracts of now and then."""
+        graph = {name: set(needed) for name, needed in two.needs.items()}
+        for members_ in (two.previous, two.current):
+            for name, member in members_.items():
+                graph[name] |= member.contract.requires.keys()
+        for _ in graph:
+            graph = {name: needed.union(*(graph[other] for other in needed)) for name, needed in graph.items()}
+        return graph
+
+    @unhurried
+    @given(two_releases())
+    def test_each_comes_right_after_the_last_that_it_is_related_to(self, two: Two) -> None:
+        waves, behind = self.waves(two), self.behind(two)
+        for number, wave in enumerate(waves):
+            earlier = [name for before in waves[:number] for name in before]
+            for name in wave:
+                needed = {*two.needs[name], *two.current[name].contract.requires} & two.current.keys()
+                assert needed <= set(earlier)
+                assert not behind[name] & ({*wave} - {name})
+                if number:
+                    assert any(other in behind[name] or name in behind[other] for other in waves[number - 1])
+
+    @unhurried
+    @given(two_releases(), st.data())
+    def test_what_is_left_after_a_stop_in_a_wave_falls_into_the_same_waves(self, two: Two, data: st.DataObject) -> None:
+        waves = self.waves(two)
+        stop = data.draw(st.integers(0, len(waves) - 1))
+        some = data.draw(st.sets(st.sampled_from(waves[stop]), max_size=len(waves[stop]) - 1))
+        done = {name for wave in waves[:stop] for name in wave} | some
+        left = tuple(name for name in waves[stop] if name not in some)
+        assert self.waves(two, done) == (left, *waves[stop + 1 :])
+
+    @unhurried
+    @given(two_releases())
+    def test_nobody_is_in_one_wave_with_what_it_cannot_work_with_until_its_own_turn(self, two: Two) -> None:
+        plan = deployment_order(a_bundle(two.current), Running(two.previous), two.catalog())
+        waves = self.waves(two)
+        strands = {step.service: set(step.strands) for step in plan if isinstance(step, DeployService)}
+        assert not any(strands[name] & set(wave) for wave in waves for name in wave)
+
+    def test_services_that_a_chain_of_unchanged_ones_joins_are_not_side_by_side(self) -> None:
+        before = {name: a_member() for name in ("ant", "bee", "cow", "dog")}
+        after = before | {name: a_member("2.0.0") for name in ("ant", "cow", "dog")}
+        catalog = a_catalog({"ant": (), "bee": ("ant",), "cow": ("bee",), "dog": ()})
+        plan = deployment_order(a_bundle(after), Running(before), catalog)
+        ant, dog, cow = (DeployService(name, a_revision("2.0.0")) for name in ("ant", "dog", "cow"))
+        assert in_waves(plan, a_bundle(after), before, catalog) == (Wave((ant, dog)), Wave((cow,)))
+
+    def test_schema_steps_and_retirements_stay_around_the_waves(self) -> None:
+        steps = in_waves(deployment_order(NOW, Running.wholly(THEN), CATALOG), NOW, THEN.services, CATALOG)
+        kinds = [type(step).__name__ for step in steps]
+        assert kinds == ["ApplySchema", "Wave", "Wave", "ApplySchema", "ApplySchema"]
+        assert [len(step.services) for step in steps if isinstance(step, Wave)] == [2, 1]
 
 
 class TestWithdrawal:

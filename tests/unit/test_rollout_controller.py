@@ -300,7 +300,7 @@ class Killed(BaseException):
     """The controller's process is gone at this moment."""
 
 
-WRITES = ("apply", "route", "retire", "replace", "write_record")
+WRITES = ("apply", "route", "retire", "replace", "fence", "write_record")
 
 
 class Dying:

@@ -230,21 +230,30 @@ class LocalRecords:
             if _read_notices(db).get(name) == told:
                 _write_notice(db, name, before)
 
-    def fill(self, name: str, slot: Slot, filled: FilledSlot) -> None:
-        """Say what the slot runs. Refused (``SlotInUse``) where that would change a revision under
-        traffic; checked in the same transaction, so that no route change can slip between."""
+    def fence(self, name: str, epoch: int) -> None:
+        """Store an epoch that no lower one may follow. Refused with ``StaleEpoch``."""
         with self._transaction("IMMEDIATE") as db:
             _declared(db, name)
+            _fence(db, name, epoch)
+
+    def fill(self, name: str, slot: Slot, filled: FilledSlot, epoch: int | None = None) -> None:
+        """Say what the slot runs. Refused (``SlotInUse``) where that would change a revision under
+        traffic, and with ``StaleEpoch``; checked in the same transaction, so that no change of
+        another can slip between."""
+        with self._transaction("IMMEDIATE") as db:
+            _declared(db, name)
+            _fence(db, name, epoch)
             row = db.execute(f"SELECT {_SLOT} FROM slots WHERE name = ? AND slot = ?", (name, slot)).fetchone()  # noqa: S608
             weight = _read_route(db, name).weights.of(slot)
             if row and weight > 0 and _slot(row).revision != filled.revision:
                 raise SlotInUse(name, slot, f"it carries {weight} % of the traffic")
             db.execute("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (name, slot, *_row(filled)))
 
-    def empty(self, name: str, slot: Slot) -> None:
-        """Forget what the slot runs. Refused (``SlotInUse``) while it has weight."""
+    def empty(self, name: str, slot: Slot, epoch: int | None = None) -> None:
+        """Forget what the slot runs. Refused (``SlotInUse``) while it has weight, and with ``StaleEpoch``."""
         with self._transaction("IMMEDIATE") as db:
             _declared(db, name)
+            _fence(db, name, epoch)
             if weight := _read_route(db, name).weights.of(slot):
                 raise SlotInUse(name, slot, f"it carries {weight} % of the traffic")
             db.execute("DELETE FROM slots WHERE name = ? AND slot = ?", (name, slot))
@@ -344,6 +353,17 @@ def _declared(db: sqlite3.Connection, name: str) -> Service:
 def _read_route(db: sqlite3.Connection, name: str) -> Route:
     row = db.execute(f"SELECT {_ROUTE} FROM routes WHERE name = ?", (name,)).fetchone()  # noqa: S608
     return _route(row) if row else Route()
+
+
+def _fence(db: sqlite3.Connection, name: str, epoch: int | None) -> None:
+    """Who gives no epoch is not compared."""
+    if epoch is None:
+        return
+    route = _read_route(db, name)
+    if epoch < route.epoch:
+        raise StaleEpoch(name, epoch, route.epoch)
+    if epoch > route.epoch:
+        _write_route(db, name, replace(route, epoch=epoch))
 
 
 def _write_route(db: sqlite3.Connection, name: str, route: Route) -> None:

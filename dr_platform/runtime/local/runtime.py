@@ -140,19 +140,21 @@ class LocalRuntime:
         """What every service's slots were told to run, from the records alone: nothing else is asked."""
         return {name: known.slots for name, known in self._records.all().items()}
 
-    def apply(self, slot: Slot, workload: Workload) -> None:
+    def apply(self, slot: Slot, workload: Workload, epoch: int | None = None) -> None:
         name = workload.service.name
         with self._changing(name):
+            if epoch is not None:
+                self._records.fence(name, epoch)  # before anything is waited for
             known = self._records.one(name)
             before = known.slots.get(slot)
             if before is not None and before.revision == workload.revision:
-                self._scale(known, slot, before, workload)
+                self._scale(known, slot, before, workload, epoch)
                 return
             if before is not None:
                 self._refuse_under_traffic(known, slot)
                 self._await_no_requests(known, slot)
             ports = self._free_ports(name, slot, (), workload.replicas)
-            self._records.fill(name, slot, _filled(workload, ports, self._clock.now()))
+            self._records.fill(name, slot, _filled(workload, ports, self._clock.now()), epoch)
             self._supervise(workload, slot, ports)
             self.router.project()
 
@@ -169,17 +171,22 @@ class LocalRuntime:
             for batch in [idle, *([port] for port in ports if port in healthy)]:
                 self._replace(self._records.one(name), slot, batch)
 
-    def retire(self, name: str, slot: Slot) -> None:
+    def retire(self, name: str, slot: Slot, epoch: int | None = None) -> None:
         with self._changing(name):
+            if epoch is not None:
+                self._records.fence(name, epoch)
             known = self._records.one(name)
             self._refuse_under_traffic(known, slot)
             filled = known.slots.get(slot)
             if filled is not None:
                 self._await_no_requests(known, slot)
-                self._records.empty(name, slot)
+                self._records.empty(name, slot, epoch)
                 self.router.project()
                 self._drain(known.service, slot, (), filled.ports)
             self._forget(program_name(name, slot))
+
+    def fence(self, name: str, epoch: int) -> None:
+        self._records.fence(name, epoch)
 
     def observe(self, name: str) -> Observed:
         known = self._records.one(name)
@@ -299,13 +306,13 @@ class LocalRuntime:
         program = program_name(name, slot)
         return frozenset(info.number for info in self._supervisor.processes() if info.group == program)
 
-    def _scale(self, known: Declared, slot: Slot, before: FilledSlot, workload: Workload) -> None:
+    def _scale(self, known: Declared, slot: Slot, before: FilledSlot, workload: Workload, epoch: int | None) -> None:
         name = known.service.name
         kept = before.ports[: workload.replicas]
         added = self._free_ports(name, slot, before.ports, workload.replicas - len(kept))
         removed = before.ports[workload.replicas :]
         ports = (*kept, *added)
-        self._records.fill(name, slot, replace(before, ports=ports, draining=()))
+        self._records.fill(name, slot, replace(before, ports=ports, draining=()), epoch)
         if added or not removed:
             self._supervise(workload, slot, ports)
         self.router.project()
