@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # named nowhere public
 
 from dr_platform.aftercare import Called, WentBack
+from dr_platform.analysis import ENTRY, Analysis
 from dr_platform.delivery import figures
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.look import Cost, Look
@@ -35,6 +36,10 @@ WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, "teardown", "__ASSET_JOB"
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
 TEND_JOB = "tend_rollouts"
 LAPSE_TAG = "dr-platform/lease-lapse"
+ANALYSED = ":analysed"
+"""In the cursor of the sensor ``rollouts``, beside the names of services, none of which has a colon."""
+SHOWN_BEFORE = 1000
+"""So many results of a check are asked for those that were shown already; a rollout has some ten."""
 TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -312,6 +317,33 @@ def told_before(cursor: str | None) -> dict[str, str]:
     except ValueError:
         return {}
     return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
+
+
+def reached(told: Mapping[str, str]) -> int:
+    """Up to which entry of the evidence log analyses were shown."""
+    return int(found) if (found := told.get(ANALYSED, "")).isdecimal() else 0
+
+
+def analysis_evaluations(
+    instance: dg.DagsterInstance, shown: Mapping[str, Look], analyses: Iterable[Analysis]
+) -> list[dg.AssetCheckEvaluation]:
+    """One for each analysis that has none yet: a sensor that lost its cursor, or was stopped before it was
+    kept, shows nothing twice."""
+    known = [analysis for analysis in analyses if analysis.service in shown]
+    before = {name: _entries_shown(instance, shown[name]) for name in {analysis.service for analysis in known}}
+    return [
+        check_evaluation(shown[analysis.service], analysis.verdict)
+        for analysis in known
+        if analysis.entry not in before[analysis.service]
+    ]
+
+
+def _entries_shown(instance: dg.DagsterInstance, look: Look) -> set[int]:
+    records = instance.event_log_storage.get_asset_check_execution_history(key_of(look), limit=SHOWN_BEFORE)
+    # A run repeats the newest answer; only what a sensor wrote has no run.
+    evaluations = (record.event.asset_check_evaluation for record in records if record.event and not record.run_id)
+    found = (evaluation.metadata.get(ENTRY) for evaluation in evaluations if evaluation)
+    return {int(str(entry.value)) for entry in found if entry is not None}
 
 
 def earlier_runs(instance: dg.DagsterInstance, lapse: str) -> Earlier:

@@ -22,6 +22,7 @@ from dr_platform.catalog import Service
 from dr_platform.clock import Clock
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.metrics.port import TrafficSource
+from dr_platform.rollout import events
 from dr_platform.rollout import record as records
 from dr_platform.rollout.aftercare import is_due, watched
 from dr_platform.rollout.decide import (
@@ -218,7 +219,7 @@ class Controller:
         action = decide(record, observed, signals, now, self.settings.patience(service), self.driver)
         self._require_lease()
         if isinstance(action, Save):
-            self._save(held, record, action.record)
+            self._save(held, record, analysed(record, action.record, signals))
             self.progress(f"{service.name}: {action.why}")
             if action.record.rollout is None:
                 self._sampler.forget(service.name)
@@ -281,7 +282,7 @@ class Controller:
         judgement = judge(evaluations)
         measured = next((e.as_measurements() for e in evaluations if e.trigger is judgement.trigger), {})
         enough = enough_to_promote(evidence, policy)
-        return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured)
+        return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured, evaluations)
 
     def _tell(self, service: str, event: Event) -> None:
         """What is refused for good is not offered again: it would keep everything behind it."""
@@ -306,6 +307,14 @@ class Controller:
         left = tuple(event for event in held.record.outbox if event.key not in told)
         with contextlib.suppress(StaleRecord):  # told again at the next look, which its key makes harmless
             records.save(self.runtime, held, replace(held.record, outbox=left))
+
+
+def analysed(before: Record, after: Record, signals: Signals) -> Record:
+    """What is saved, with what the triggers said where the look took the rollout a turn."""
+    if before.rollout is None:
+        return after
+    told = events.analysis(before.service, before.rollout, after.rollout, signals.judgement, signals.evaluations)
+    return after if told is None else after.telling(told)
 
 
 def counted(rollout: Rollout, looked: Looked, now: datetime) -> Rollout:

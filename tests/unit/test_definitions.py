@@ -191,7 +191,7 @@ def test_a_further_service_is_an_asset_with_checks_without_any_other_change(tmp_
         Platform.open("local", catalog=generated(tmp_path / "more", 4), state=Path("/nonexistent"))
     )
     added = set(more.resolve_asset_graph().asset_check_keys) - set(few.resolve_asset_graph().asset_check_keys)
-    checks = ("healthy", "hipaa", "smoke", "access", "performance")
+    checks = ("healthy", "hipaa", "smoke", "access", "performance", "analysis")
     assert {key.to_user_string() for key in added} == {f"services/service-0003:{check}" for check in checks}
 
 
