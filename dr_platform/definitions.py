@@ -14,7 +14,7 @@ from assets.infrastructure import infrastructure_assets
 from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
+from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
@@ -32,7 +32,8 @@ from sensors.runs import run_sensors
 def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
     jobs = asset_jobs(platform)
-    remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
+    keeping = op_jobs(platform)
+    remedial = [job for job in (*jobs, *keeping) if job.name in (REMEDIATION_JOB, RESTART_JOB)]
     deliveries = delivery_jobs(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
     return dg.Definitions(
@@ -44,11 +45,11 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform)],
+        jobs=[*jobs, *keeping, *deliveries, promotion_job(platform)],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),
-            remediation_sensor(platform, remediate),
+            remediation_sensor(platform, remedial),
             aftercare_sensor(platform),
             controller_sensor(platform, tend),
             rollouts_sensor(platform),

@@ -20,8 +20,8 @@ from dr_platform.delivery import figures
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
-from dr_platform.remediation import Condition, Target, Trail
-from dr_platform.remedy import Remedy
+from dr_platform.remediation import Condition, Policies, Target, Trail, subject_of
+from dr_platform.remedy import Findings, Remedy
 from dr_platform.rollout.record import Outcome as Ended
 from dr_platform.rollout.takeover import Earlier, Start
 from dr_platform.verdict import Measure, Verdict
@@ -32,7 +32,9 @@ Sensor = Callable[[dg.SensorEvaluationContext], dg.SensorResult]
 ANSWERS = {True: "good", False: "bad", None: "unknown"}
 HEALTHY = "healthy"
 REMEDIATION_JOB = "remediate"
-WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, "teardown", "__ASSET_JOB"})
+RESTART_JOB = "restart_part"
+RESTART_OP = "start_anew"
+WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, RESTART_JOB, "teardown", "__ASSET_JOB"})
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
 TEND_JOB = "tend_rollouts"
 LAPSE_TAG = "dr-platform/lease-lapse"
@@ -165,15 +167,17 @@ class History:
         at_work = {run.run_id for run in self._at_work}
         return {names[key]: _written(record, at_work) for key, record in records.items()}
 
-    def trails(self, targets: Iterable[Target], now: datetime, window: timedelta) -> dict[Target, Trail]:
-        """What runs do and did about targets."""
+    def trails(
+        self, targets: Iterable[Target], now: datetime, window: timedelta, check: str = HEALTHY
+    ) -> dict[Target, Trail]:
+        """What runs do and did about a check of targets."""
         wanted = tuple(targets)
         busy = {target for run in self._at_work for target in _works_on(run, wanted)}
-        lately = dg.RunsFilter(job_name=REMEDIATION_JOB, created_after=now - window)
         runs: dict[str, list[dg.RunRecord]] = {}
-        for record in self._instance.get_run_records(lately):
-            runs.setdefault(record.dagster_run.tags.get(TARGET_TAG, ""), []).append(record)
-        return {target: _trail(target in busy, runs.get("/".join(target), [])) for target in wanted}
+        for job in (REMEDIATION_JOB, RESTART_JOB):
+            for record in self._instance.get_run_records(dg.RunsFilter(job_name=job, created_after=now - window)):
+                runs.setdefault(record.dagster_run.tags.get(TARGET_TAG, ""), []).append(record)
+        return {target: _trail(target in busy, runs.get(subject_of(target, check), [])) for target in wanted}
 
 
 def _written(record: AssetCheckExecutionRecord, at_work: Collection[str]) -> Written:
@@ -195,6 +199,9 @@ def _works_on(run: dg.DagsterRun, targets: Iterable[Target]) -> list[Target]:
     """Targets that a run may change: the selected ones, or all where nothing was selected."""
     if run.job_name not in WORKING_JOBS:
         return []
+    if run.job_name == RESTART_JOB:  # it selects no asset; started by hand it has no tag and names none
+        part = run.tags.get(TARGET_TAG, "").partition(":")[0]
+        return [target for target in targets if "/".join(target) == part]
     if not run.asset_selection and not run.asset_check_selection:
         return list(targets)
     return [target for target in targets if dg.AssetKey(list(target)) in (run.asset_selection or ())]
@@ -210,13 +217,25 @@ def _utc(timestamp: float) -> datetime:
     return datetime.fromtimestamp(timestamp, UTC)
 
 
-def conditions_of(written: Mapping[CheckName, Written]) -> dict[Target, Condition]:
-    """What the health checks say; where a run is about to answer, nothing is known."""
+def conditions_of(written: Mapping[CheckName, Written], check: str = HEALTHY) -> dict[Target, Condition]:
+    """What the checks of one name say; where a run is about to answer, nothing is known."""
     return {
         (layer, name): Condition(entry.passed, entry.at, entry.why)
-        for (layer, name, check), entry in written.items()
-        if check == HEALTHY and not entry.promised and not entry.broken
+        for (layer, name, asked), entry in written.items()
+        if asked == check and not entry.promised and not entry.broken
     }
+
+
+def findings_of(
+    history: History, looks: Iterable[Look], policies: Policies, targets: Iterable[Target], now: datetime
+) -> list[Findings]:
+    """What every check that something is done about says, and what runs did about it."""
+    written, wanted = history.written(looks), tuple(targets)
+    window = timedelta(seconds=policies.wanted.window)
+    return [
+        Findings(check, conditions_of(written, check), history.trails(wanted, now, window, check))
+        for check in policies.checks
+    ]
 
 
 def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
@@ -232,13 +251,29 @@ def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
 
 
 def attempt_request(remedy: Remedy, looks: Iterable[Look]) -> dg.RunRequest:
-    """A run of one asset and all its checks; the attempt is in the key, so that each is made once."""
-    name = "/".join(remedy.target)
+    """A run of one asset with its cheap checks, or one that restarts it; the attempt is in the key, so that
+    each is made once."""
+    run_key = f"{remedy.subject}:{remedy.episode}:{remedy.number}"
+    tags = {TARGET_TAG: remedy.subject, ATTEMPT_TAG: str(remedy.number)}
+    if remedy.action == "restart":
+        layer, name = remedy.target
+        config = {"ops": {RESTART_OP: {"config": {"layer": layer, "part": name}}}}
+        return dg.RunRequest(run_key=run_key, job_name=RESTART_JOB, run_config=config, tags=tags)
     return dg.RunRequest(
-        run_key=f"{name}:{remedy.episode}:{remedy.number}",
+        run_key=run_key,
+        job_name=REMEDIATION_JOB,
         asset_selection=[dg.AssetKey(list(remedy.target))],
         asset_check_keys=[key_of(look) for look in cheap(looks) if look.asset == remedy.target],
-        tags={TARGET_TAG: name, ATTEMPT_TAG: str(remedy.number)},
+        tags=tags,
+    )
+
+
+def remedied_observation(remedy: Remedy) -> dg.AssetObservation:
+    """A program asked for the version before, because a check fails."""
+    return dg.AssetObservation(
+        asset_key=dg.AssetKey(list(remedy.target)),
+        description=f"Going back by the policy: {remedy.check}: {remedy.why}",
+        metadata={"check": remedy.check, "attempts": remedy.number, "why": remedy.why},
     )
 
 

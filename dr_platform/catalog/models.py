@@ -288,6 +288,42 @@ class Approvals(Model):
     valid_for: Duration = Field(default=86400.0, description="an approval counts this long")
 
 
+Remedial = Literal["re-materialise", "restart", "roll-back", "page"]
+"""What may be done about a check that fails."""
+
+
+class RemedyRule(Model):
+    """What is done about one failing check of a layer or of one part of it. What is left out is as the
+    environment has it; of several rules that fit, the one that names the part counts, else the first."""
+
+    layer: Literal["services", "databases", "infrastructure"] = Field(description="where the check stands")
+    part: Name | None = Field(default=None, description="one service, database or router; all where left out")
+    check: Literal["healthy", "hipaa", "smoke", "access"] = Field(default="healthy", description="the check that fails")
+    actions: tuple[Remedial, ...] = Field(
+        default=("re-materialise",),
+        min_length=1,
+        max_length=10,
+        description="one an attempt, in this order, the last again and again; page calls a person at once",
+    )
+    attempts: int | None = Field(default=None, ge=1, le=10, description="before a person is called")
+    failing_for: Duration | None = Field(default=None, description="failing this long before anything is tried")
+    first_pause: Duration | None = Field(default=None, description="after the first attempt; doubles with each one")
+    well_for: Duration | None = Field(default=None, description="good this long gives the whole budget back")
+    attempts_in_window: int | None = Field(default=None, ge=1, le=100, description="attempts within the window")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if "roll-back" in self.actions and self.layer != "services":
+            raise ValueError("only services are rolled back: take roll-back out")
+        if "page" in self.actions[:-1]:
+            raise ValueError("nothing is tried after a person was called: put page at the end")
+        if self.layer == "infrastructure" and (self.check != "healthy" or self.part not in (None, "router")):
+            raise ValueError("of the infrastructure the router's health alone is mended: name the part router")
+        if self.layer == "databases" and self.check not in ("healthy", "hipaa"):
+            raise ValueError("databases have the checks healthy and hipaa: choose one of them")
+        return self
+
+
 class Remediation(Model):
     """How much is tried for something unhealthy before a person is called."""
 
@@ -298,6 +334,9 @@ class Remediation(Model):
     well_for: Duration = Field(default=60.0, description="healthy this long gives the whole budget back")
     window: Duration = Field(default=3600.0, description="what is well and ill in turn is counted over this time")
     attempts_in_window: int = Field(default=9, ge=1, le=100, description="attempts within the window")
+    rules: tuple[RemedyRule, ...] = Field(
+        default=(), description="what is done about which check; without a rule only health is mended"
+    )
 
 
 class Windows(Model):

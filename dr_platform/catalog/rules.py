@@ -255,10 +255,20 @@ def _references_of_environment(environment: Environment, catalog: Catalog, decla
     if environment.databases == "endpoints" and environment.runtime != "local":
         for name in sorted(declared.databases - environment.endpoints.keys()):
             yield Fault(file, f"endpoints.{name}", "is missing", "add host:port of that database")
+    yield from _remedied(environment, declared)
     if environment.release is not None and environment.release not in catalog.releases:
         yield Fault(
             file, "release", "names no release of the catalog", choose_among(environment.release, catalog.releases)
         )
+
+
+def _remedied(environment: Environment, declared: Declared) -> Iterator[Fault]:
+    known = {"services": declared.services, "databases": declared.databases}
+    for at, rule in enumerate(environment.remediation.rules):
+        names = known.get(rule.layer)
+        if names is not None and rule.part is not None and rule.part not in names:
+            where, problem = f"remediation.rules.{at}.part", f"names nothing among the {rule.layer}"
+            yield Fault(_environment_file(environment.name), where, problem, choose_among(rule.part, names))
 
 
 def _releases(catalog: Catalog, declared: Declared) -> Iterator[Fault]:

@@ -117,6 +117,33 @@ def incident_opened(record: Record, rollout: Rollout, cause: Cause, now: datetim
     return Event(f"{rollout.incident}:opened", "incident-opened", str(rollout.incident), body)
 
 
+def check_failed(record: Record, intent: Intent, check: str, why: str, now: datetime) -> Event:
+    """The opening of an incident for a check that fails while no rollout is open. Who met the revision was
+    not counted, and since when it fails is not known any better than by the check."""
+    before = Placement(record.stable.slot.other, intent.revision) if record.stable else None
+    body: dict[str, object] = {
+        "service": record.service,
+        "rollout": intent.id,
+        "epoch": record.epoch,
+        "strategy": intent.strategy.value,
+        "from": reference(before),
+        "to": reference(record.stable),
+        "trigger": "health" if check == "healthy" else check,
+        "why": f"check {check} fails: {why}",
+        "fired_literal": False,
+        "fired_guard": True,
+        "measured": {},
+        "first_failure_at": None,
+        "fired_at": now.isoformat(),
+        "weight": 100,
+        "requests": None,
+        "errors": None,
+        "max_weight": 100,
+        "exposure_s": None,
+    }
+    return Event(f"{intent.incident}:opened", "incident-opened", str(intent.incident), body)
+
+
 def incident_restored(rollout: Rollout, now: datetime) -> Event:
     bad, radius = rollout.candidate, _radius(rollout)
     if rollout.intent.kind == "rollback" and rollout.stable is not None:
