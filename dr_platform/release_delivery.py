@@ -371,10 +371,15 @@ def _key_of(candidate: readiness.Candidate) -> tuple[str, str]:
 
 def trackers(platform: Platform) -> tuple[Tracker, ...]:
     """The evidence log always; a webhook where its secret is there."""
-    written = EvidenceTracker(platform.evidence)
+    written, hook = EvidenceTracker(platform.evidence), webhook(platform)
+    return (written, hook) if hook is not None else (written,)
+
+
+def webhook(platform: Platform) -> WebhookTracker | None:
+    """Whoever is told outside of the platform; ``None`` where nobody is, or it cannot be known now."""
     try:
         fields = platform.secrets.read(KEY_SECRET)
     except PlatformError:  # a deployment does not wait for a notice
-        return (written,)
+        return None
     url = (fields or {}).get(URL_FIELD)
-    return (written, WebhookTracker(url, platform.secrets, platform.clock)) if url else (written,)
+    return WebhookTracker(url, platform.secrets, platform.clock) if url else None

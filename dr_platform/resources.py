@@ -17,6 +17,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dr_platform.aftercare import Called, WentBack
 from dr_platform.analysis import ENTRY, Analysis
 from dr_platform.delivery import figures
+from dr_platform.emergency import Handled
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
@@ -37,6 +38,8 @@ RESTART_OP = "start_anew"
 WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, RESTART_JOB, "teardown", "__ASSET_JOB"})
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
 TEND_JOB = "tend_rollouts"
+ACTOR_TAG = "dr-platform/actor"
+"""Who started the run, where somebody said so."""
 LAPSE_TAG = "dr-platform/lease-lapse"
 ANALYSED = ":analysed"
 """In the cursor of the sensor ``rollouts``, beside the names of services, none of which has a colon."""
@@ -401,6 +404,14 @@ def stand_in_request(start: Start) -> dg.RunRequest:
 
 def incidents_metadata(found: OpenIncidents) -> dict[str, dg.MetadataValue | Measure]:
     return {"summary": found.describe(), **found.measurements(), "open": dg.MetadataValue.md(found.markdown())}
+
+
+def require_handled(handled: Handled) -> dict[str, Measure]:
+    """The steps of an emergency that was brought to its end; one that waits for a person is a failure."""
+    told: dict[str, Measure] = {"incident": handled.incident, "status": handled.status.value, **dict(handled.steps)}
+    if not handled.done:
+        raise dg.Failure(description=f"waits for a person: {handled.waits}", metadata=told, allow_retries=False)
+    return told
 
 
 def process_observation(event: Mapping[str, object]) -> dg.AssetObservation:

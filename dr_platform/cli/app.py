@@ -12,6 +12,7 @@ import typer
 from dr_platform.cli import (
     catalog_verbs,
     data_verbs,
+    emergency_verbs,
     fault_verbs,
     incident_verbs,
     maintenance_verbs,
@@ -59,6 +60,7 @@ service_verbs.register(app)
 data_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
+emergency_verbs.register(app)
 promotion_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
