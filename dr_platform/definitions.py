@@ -24,6 +24,7 @@ from sensors.aftercare import aftercare_sensor
 from sensors.controller import controller_sensor
 from sensors.health import health_sensor
 from sensors.incidents import incidents_sensor
+from sensors.intake import intake_sensor
 from sensors.processes import process_sensor
 from sensors.remediation import remediation_sensor
 from sensors.rollouts import rollouts_sensor
@@ -35,7 +36,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     jobs = asset_jobs(platform)
     keeping = op_jobs(platform)
     remedial = [job for job in (*jobs, *keeping) if job.name in (REMEDIATION_JOB, RESTART_JOB)]
-    deliveries = delivery_jobs(platform)
+    deliveries, promote = delivery_jobs(platform), promotion_job(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
     return dg.Definitions(
         assets=[
@@ -46,7 +47,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *keeping, *deliveries, promotion_job(platform), emergency_job(platform)],
+        jobs=[*jobs, *keeping, *deliveries, promote, emergency_job(platform)],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),
@@ -54,6 +55,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             aftercare_sensor(platform),
             controller_sensor(platform, tend),
             rollouts_sensor(platform),
+            intake_sensor(platform, promote),
             incidents_sensor(platform),
             process_sensor(platform),
             *run_sensors(platform),

@@ -103,6 +103,11 @@ def release_store(platform: Platform) -> ReleaseStore:
     return ReleaseStore(local_objects(platform.state.objects))
 
 
+def created_releases(platform: Platform) -> frozenset[str]:
+    """Names of releases that were created; none before the first."""
+    return frozenset(release_store(platform).names()) if platform.state.objects.is_dir() else frozenset()
+
+
 def release_ledger(platform: Platform) -> ReleaseLedger:
     return ReleaseLedger(local_objects(platform.state.objects))
 

@@ -19,6 +19,7 @@ from dr_platform.analysis import ENTRY, Analysis
 from dr_platform.delivery import figures
 from dr_platform.emergency import Handled
 from dr_platform.errors import PlatformError, TemporaryFailure
+from dr_platform.intake.decide import Accepted
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
 from dr_platform.remediation import Condition, Policies, Target, Trail, subject_of
@@ -38,6 +39,8 @@ RESTART_OP = "start_anew"
 WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, RESTART_JOB, "teardown", "__ASSET_JOB"})
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
 TEND_JOB = "tend_rollouts"
+PROMOTE_OP = "promote_release"
+INTAKE_TAG = "dr-platform/intake"
 ACTOR_TAG = "dr-platform/actor"
 """Who started the run, where somebody said so."""
 LAPSE_TAG = "dr-platform/lease-lapse"
@@ -397,6 +400,25 @@ def earlier_runs(instance: dg.DagsterInstance, lapse: str) -> Earlier:
 
 def stand_in_request(start: Start) -> dg.RunRequest:
     return dg.RunRequest(run_key=start.key, tags={LAPSE_TAG: start.key.split(":")[1]})
+
+
+# What CI tells
+
+
+def started_to(cursor: str | None) -> int:
+    """Which event was started last; a cursor that cannot be read starts what was started again, under the
+    same run key."""
+    return int(cursor) if cursor and cursor.isdecimal() else 0
+
+
+def intake_request(accepted: Accepted, environment: str) -> dg.RunRequest:
+    """A run of the job ``promote``, once for each event."""
+    config = {"release": accepted.release, "environment": environment}
+    return dg.RunRequest(
+        run_key=accepted.subject,
+        run_config={"ops": {PROMOTE_OP: {"config": config}}},
+        tags={ACTOR_TAG: f"program:intake-{accepted.source}", INTAKE_TAG: accepted.why},
+    )
 
 
 # Incidents

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dr_platform.catalog.fields import (
+    BranchPattern,
     ContractNumber,
     ContractRange,
     Count,
@@ -31,6 +32,7 @@ from dr_platform.catalog.fields import (
     Number,
     Owner,
     Region,
+    RepositoryName,
     Sentence,
     ServicePort,
     Settings,
@@ -43,6 +45,10 @@ from dr_platform.catalog.quantities import Duration, Memory, Ratio
 
 UI_PORT = 3000
 """The Dagster UI, plus the environment's offset; no service or database may stand on it."""
+
+
+INTAKE_PORT = 3010
+"""Where CI tells what was merged and pushed, plus the environment's offset; nothing else may stand on it."""
 
 
 class Model(BaseModel):
@@ -373,6 +379,21 @@ class Entry(Model):
     soak: Duration | None = Field(default=None, description="time in the environment before, verified, without end")
 
 
+class Intake(Model):
+    """Which events of CI deploy here (environment sections of both guides)."""
+
+    merged_into: tuple[BranchPattern, ...] = Field(
+        default=(), description="a pull request that was merged into one of these branches deploys"
+    )
+    merged_from: tuple[BranchPattern, ...] = Field(
+        default=("*",), min_length=1, description="of those, the branches that it may come from"
+    )
+    pushed_to: tuple[BranchPattern, ...] = Field(default=(), description="a push to one of these branches deploys")
+    repositories: tuple[RepositoryName, ...] = Field(
+        default=(), description="owner/name of those that count; all where left out"
+    )
+
+
 class Capacity(Model):
     """What an environment needs in sum: of a machine for ``local``, of a cluster elsewhere."""
 
@@ -421,6 +442,7 @@ class Environment(Model):
     )
     strategies: tuple[Strategy, ...] = Field(min_length=1, description="allowed; the first is the default")
     entry: Entry = Field(default=Entry(), description="what must hold before a release may enter")
+    intake: Intake | None = Field(default=None, description="which events of CI deploy here; none where left out")
     approvals: Approvals = Field(default=Approvals(), description="who must agree before a release may enter")
     secrets: Literal["embedded", "vault"] = Field(description="where its secrets are kept")
     databases: Literal["embedded", "endpoints"] = Field(description="servers of our own, or given ones")

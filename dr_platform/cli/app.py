@@ -15,6 +15,7 @@ from dr_platform.cli import (
     emergency_verbs,
     fault_verbs,
     incident_verbs,
+    intake_verbs,
     maintenance_verbs,
     monitoring_verbs,
     platform_verbs,
@@ -66,6 +67,7 @@ app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
+intake_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

@@ -156,6 +156,7 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "controller",
         "rollouts",
         "incidents",
+        "intake",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
     assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention"}
