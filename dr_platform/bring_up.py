@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dr_platform.catalog.models import UI_PORT
+from dr_platform.catalog.models import INTAKE_PORT, UI_PORT
 from dr_platform.errors import PlatformError
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
@@ -171,6 +171,8 @@ def documented_ports(platform: Platform) -> dict[int, str]:
     """Every port that a person may expect an answer on, with what answers there."""
     offset = platform.port_offset
     ports = {UI_PORT + offset: "the Dagster UI"}
+    if platform.environment.intake is not None:
+        ports[INTAKE_PORT + offset] = "the intake"
     ports |= {s.port + offset: s.name for s in platform.catalog.services.values()}
     if platform.binding.databases == "embedded":
         ports |= {d.port + offset: d.name for d in platform.catalog.databases.values()}

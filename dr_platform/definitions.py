@@ -14,8 +14,9 @@ from assets.infrastructure import infrastructure_assets
 from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
+from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
+from jobs.emergency import emergency_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
@@ -25,6 +26,7 @@ from sensors.aftercare import aftercare_sensor
 from sensors.controller import controller_sensor
 from sensors.health import health_sensor
 from sensors.incidents import incidents_sensor
+from sensors.intake import intake_sensor
 from sensors.processes import process_sensor
 from sensors.remediation import remediation_sensor
 from sensors.rollouts import rollouts_sensor
@@ -34,8 +36,9 @@ from sensors.runs import run_sensors
 def build_definitions(platform: Platform) -> dg.Definitions:
     """All definitions of one environment; opens no connection."""
     jobs = asset_jobs(platform)
-    remediate = next(job for job in jobs if job.name == REMEDIATION_JOB)
-    deliveries = delivery_jobs(platform)
+    keeping = op_jobs(platform)
+    remedial = [job for job in (*jobs, *keeping) if job.name in (REMEDIATION_JOB, RESTART_JOB)]
+    deliveries, promote = delivery_jobs(platform), promotion_job(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
     migrate = migration_job(platform)
     return dg.Definitions(
@@ -47,14 +50,15 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform), migrate],
+        jobs=[*jobs, *keeping, *deliveries, promote, migrate, emergency_job(platform)],
         schedules=[*schedule_definitions(), migration_schedule(platform, migrate)],
         sensors=[
             health_sensor(platform),
-            remediation_sensor(platform, remediate),
+            remediation_sensor(platform, remedial),
             aftercare_sensor(platform),
             controller_sensor(platform, tend),
             rollouts_sensor(platform),
+            intake_sensor(platform, promote),
             incidents_sensor(platform),
             process_sensor(platform),
             *run_sensors(platform),

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dr_platform import open_incidents
+from dr_platform.analysis import CHECK, analysis_verdict
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
-from dr_platform.look import Look, always_answers, health_body
+from dr_platform.look import Cost, Look, always_answers, health_body
 from dr_platform.platform import Platform
 from dr_platform.rollout import record as records
 from dr_platform.rollout.record import Record
@@ -417,6 +418,15 @@ def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "Audit, encryption and access control are active, measured by the service and from outside.",
             bound(service_hipaa_verdict, platform, name),
             held,
+        ),
+        Look(
+            ("services", name),
+            CHECK,
+            "What carries traffic was found good by the triggers of its rollout.",
+            bound(always_answers(analysis_verdict), platform, name),
+            False,
+            # No part of bringing something up: rollouts write their own answers, this one repeats the last.
+            cost=Cost.THOROUGH,
         ),
     ]
 

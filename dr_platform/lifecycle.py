@@ -14,6 +14,7 @@ from dr_platform.bring_up import check_ports
 from dr_platform.delivery import controller_program
 from dr_platform.errors import PlatformError
 from dr_platform.infrastructure import orchestrator
+from dr_platform.intake.program import intake_program
 from dr_platform.platform import Platform, definitions_digest
 from dr_platform.runtime.local.keeper import keeper_program
 from dr_platform.verdict import Progress
@@ -45,6 +46,8 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
     _start_system_database(platform, progress)
     put_orchestrator(platform)
     platform.supervisor.put([controller_program(platform)])
+    if platform.environment.intake is not None:
+        platform.supervisor.put([intake_program(platform)])
     progress("dagster and controller: starting")
     return _acquire_engines(platform, progress)
 

@@ -17,10 +17,18 @@ from functools import partial
 from dr_platform.catalog import Catalog, Role
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.evidence import EvidenceLog
+from dr_platform.reference_service.crisis import ELSEWHERE, EMERGENCY, LIFELINE
 from dr_platform.runtime.notice import Notice, document
 from dr_platform.runtime.port import Runtime, UnknownService
 
 MAX_REASON = 300
+TITLE = "We will be back soon"
+TEXT = (
+    "We are working on this service; nothing you have entered before is lost.\n"
+    # Some who meet this page came for help with a crisis: what helps then comes before our return.
+    f"If you are in crisis, call or text {LIFELINE} (in the United States, at any hour); in an emergency call"
+    f" {EMERGENCY}. {ELSEWHERE}"
+)
 
 
 class NoEntry(PlatformError):
@@ -101,10 +109,12 @@ def begin(
     return tuple(_change(name, partial(runtime.suspend, name, notice), unrecorded[name]) for name in wanted)
 
 
-def end(runtime: Runtime, evidence: EvidenceLog, order: Order) -> tuple[Change, ...]:
-    """Resume every service that is told or seen to be suspended; none: changes nothing. Raises and
-    reports as ``begin`` does."""
-    wanted = tuple(found.service for found in show(runtime))
+def end(
+    runtime: Runtime, evidence: EvidenceLog, order: Order, only: Collection[str] | None = None
+) -> tuple[Change, ...]:
+    """Resume every service that is told or seen to be suspended, or those of ``only`` that are; none:
+    changes nothing. Raises and reports as ``begin`` does."""
+    wanted = tuple(found.service for found in show(runtime) if only is None or found.service in only)
     body = {"reason": order.reason}
     unrecorded = {name: _record(evidence, "maintenance-off", name, order.actor, body) for name in wanted}
     return tuple(_change(name, partial(runtime.resume, name), unrecorded[name]) for name in wanted)

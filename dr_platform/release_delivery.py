@@ -103,6 +103,11 @@ def release_store(platform: Platform) -> ReleaseStore:
     return ReleaseStore(local_objects(platform.state.objects))
 
 
+def created_releases(platform: Platform) -> frozenset[str]:
+    """Names of releases that were created; none before the first."""
+    return frozenset(release_store(platform).names()) if platform.state.objects.is_dir() else frozenset()
+
+
 def release_ledger(platform: Platform) -> ReleaseLedger:
     return ReleaseLedger(local_objects(platform.state.objects))
 
@@ -371,10 +376,15 @@ def _key_of(candidate: readiness.Candidate) -> tuple[str, str]:
 
 def trackers(platform: Platform) -> tuple[Tracker, ...]:
     """The evidence log always; a webhook where its secret is there."""
-    written = EvidenceTracker(platform.evidence)
+    written, hook = EvidenceTracker(platform.evidence), webhook(platform)
+    return (written, hook) if hook is not None else (written,)
+
+
+def webhook(platform: Platform) -> WebhookTracker | None:
+    """Whoever is told outside of the platform; ``None`` where nobody is, or it cannot be known now."""
     try:
         fields = platform.secrets.read(KEY_SECRET)
     except PlatformError:  # a deployment does not wait for a notice
-        return (written,)
+        return None
     url = (fields or {}).get(URL_FIELD)
-    return (written, WebhookTracker(url, platform.secrets, platform.clock)) if url else (written,)
+    return WebhookTracker(url, platform.secrets, platform.clock) if url else None

@@ -12,13 +12,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dr_platform.catalog import Catalog
-from dr_platform.catalog.models import Remediation
+from dr_platform.catalog.models import Remedial, Remediation, RemedyRule
 from dr_platform.operations.budgets import Spent
 
 Target = tuple[str, str]
 """Layer and name of an asset, such as ``("services", "billing")``."""
 
 ROUTER: Target = ("infrastructure", "router")
+HEALTHY = "healthy"
+"""The check that says whether something works at all; it is mended before any other."""
+
+
+def subject_of(target: Target, check: str = HEALTHY) -> str:
+    """By which budgets and runs are known: a path, and the check where it is not health."""
+    return "/".join(target) if check == HEALTHY else f"{'/'.join(target)}:{check}"
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,23 @@ class Policy:
     well_for: timedelta
     window: timedelta
     attempts_in_window: int
+    actions: tuple[Remedial, ...] = ("re-materialise",)
+    """One an attempt, in this order; the last is repeated until the attempts are used up."""
 
     @classmethod
-    def of(cls, wanted: Remediation) -> Policy:
-        """The policy that a catalog's environment states."""
+    def of(cls, wanted: Remediation, rule: RemedyRule | None = None) -> Policy:
+        """The policy that a catalog's environment states, with what a rule of it says otherwise."""
+        own = {name: said for name, said in rule if said is not None} if rule is not None else {}
+        database_failing_for = own.get("failing_for", wanted.database_failing_for)
         return cls(
-            attempts=wanted.attempts,
-            failing_for=timedelta(seconds=wanted.failing_for),
-            database_failing_for=timedelta(seconds=wanted.database_failing_for),
-            first_pause=timedelta(seconds=wanted.first_pause),
-            well_for=timedelta(seconds=wanted.well_for),
+            attempts=own.get("attempts", wanted.attempts),
+            failing_for=timedelta(seconds=own.get("failing_for", wanted.failing_for)),
+            database_failing_for=timedelta(seconds=database_failing_for),
+            first_pause=timedelta(seconds=own.get("first_pause", wanted.first_pause)),
+            well_for=timedelta(seconds=own.get("well_for", wanted.well_for)),
             window=timedelta(seconds=wanted.window),
-            attempts_in_window=wanted.attempts_in_window,
+            attempts_in_window=own.get("attempts_in_window", wanted.attempts_in_window),
+            actions=own.get("actions", ("re-materialise",)),
         )
 
     def patience(self, target: Target) -> timedelta:
@@ -61,12 +73,36 @@ class Policy:
     def pause_after(self, attempts: int) -> timedelta:
         return self.first_pause * 2 ** (attempts - 1)
 
+    def action(self, number: int) -> Remedial:
+        """What the attempt of this number does; the first is 1."""
+        return self.actions[min(number, len(self.actions)) - 1]
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What is done about which check of what: the environment's rules, and health alone without one."""
+
+    wanted: Remediation
+
+    def of(self, target: Target, check: str = HEALTHY) -> Policy | None:
+        """``None`` where nothing is done about the check."""
+        layer, part = target
+        fitting = [r for r in self.wanted.rules if (r.layer, r.check) == (layer, check) and r.part in (None, part)]
+        rule = next((r for r in fitting if r.part is not None), fitting[0] if fitting else None)
+        return Policy.of(self.wanted, rule) if rule is not None or check == HEALTHY else None
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """Every check that something is done about somewhere, health first."""
+        return tuple(dict.fromkeys((HEALTHY, *(rule.check for rule in self.wanted.rules))))
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """Materialise the target; ``number`` counts from 1."""
+    """Do something about the target; ``number`` counts from 1."""
 
     number: int
+    action: Remedial = "re-materialise"
 
 
 @dataclass(frozen=True)
@@ -188,9 +224,13 @@ def _when_ill(situation: Situation, now: datetime, policy: Policy) -> Action:
         return Leave(f"attempt {spent.attempts} has time to work")
     if spent.attempts >= policy.attempts:
         return Escalate(f"{spent.attempts} attempts did not help: {why}")
+    if policy.action(spent.attempts + 1) == "page":
+        tried = f"{spent.attempts} attempts did not help" if spent.attempts else "nothing is tried by the policy"
+        return Escalate(f"{tried}: {why}")
     if trail.recent >= policy.attempts_in_window:
         return Escalate(f"falls ill again and again, {trail.recent} attempts since {now - policy.window:%H:%M}: {why}")
-    return Attempt(spent.attempts + 1)
+    number = spent.attempts + 1
+    return Attempt(number, policy.action(number))
 
 
 def _when_well(condition: Condition, spent: Spent, now: datetime, policy: Policy) -> Action:
@@ -228,17 +268,31 @@ def situations(
     trails: Mapping[Target, Trail],
     suspended: Collection[Target] = (),
     rolling: Collection[Target] = (),
+    health: Grounds | None = None,
 ) -> dict[Target, Situation]:
-    """Put together what is known of each target that has a budget."""
+    """Put together what is known of each target that has a budget. ``health`` is given for other checks
+    than health: a target stands on its own health first, then on that of what is below it."""
+    ground = health or Grounds(conditions, trails)
     return {
         target: Situation(
             target,
             conditions[target],
             spent,
             trails.get(target, Trail()),
-            {b: Ground(conditions.get(b), trails.get(b, Trail())) for b in below(catalog, target)},
+            {b: ground.of(b) for b in ((target,) if health else ()) + tuple(below(catalog, target))},
             target in suspended,
             target in rolling,
         )
         for target, spent in budgets.items()
     }
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What is known of the health of everything that something may stand on."""
+
+    conditions: Mapping[Target, Condition]
+    trails: Mapping[Target, Trail]
+
+    def of(self, target: Target) -> Ground:
+        return Ground(self.conditions.get(target), self.trails.get(target, Trail()))

@@ -1,28 +1,61 @@
-"""Carrying out what remediation decides: budgets are saved first, evidence second, requests last."""
+"""Carrying out what remediation decides: budgets are saved first, evidence second, requests last.
+
+Here: what is done about each target, one after the other, so that one that cannot be looked at or acted on
+stops no other. Not here: the decision (``remediation``), or starting runs (``sensors``), by which targets
+are materialised and restarted. Going back is asked of the controller at once, as everywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from dr_platform import delivery
+from dr_platform.catalog.models import Remedial
+from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.identity import new_id
+from dr_platform.incidents import incident_id
 from dr_platform.operations.budgets import RemediationBudgets, Spent, StaleBudget
 from dr_platform.platform import Platform
 from dr_platform.remediation import (
+    HEALTHY,
     ROUTER,
     Action,
     Attempt,
     Clear,
     Condition,
     Escalate,
+    Grounds,
     Leave,
-    Policy,
+    Policies,
+    Situation,
     Target,
     Trail,
     decide,
     situations,
+    subject_of,
 )
 from dr_platform.rollout import record as records
+from dr_platform.rollout.aftercare import automatic_rollbacks
+from dr_platform.rollout.events import check_failed
+from dr_platform.rollout.record import Intent, Record
+from dr_platform.rollout.requests import RolloutRefused, ask, over_budget
+from dr_platform.runtime.port import Slot
+from dr_platform.verdict import Progress, silent
+
+ACTOR = "sensor:remediation"
+
+
+class NotOurs(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        name = "/".join(target)
+        self.what = f"{name} is not started by this platform, so it cannot be restarted by it"
+        self.untouched = name
+        self.next_step = "ask those who run it, or choose another action in `remediation.rules`"
 
 
 @dataclass(frozen=True)
@@ -33,17 +66,43 @@ class Remedy:
     number: int
     why: str
     episode: str
+    check: str = HEALTHY
+    action: Remedial = "re-materialise"
+
+    @property
+    def subject(self) -> str:
+        return subject_of(self.target, self.check)
 
 
 @dataclass(frozen=True)
 class Remedies:
-    attempts: tuple[Remedy, ...]
-    escalations: tuple[Remedy, ...]
-    waiting: Mapping[Target, str]
+    """``attempts`` are to be started as runs; ``went_back`` was asked of the controller already."""
+
+    attempts: tuple[Remedy, ...] = ()
+    escalations: tuple[Remedy, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    went_back: tuple[Remedy, ...] = ()
 
     def summary(self) -> str:
         """Why nothing is done about what is unhealthy, for whoever looks at the sensor."""
-        return "; ".join(f"{'/'.join(target)}: {why}" for target, why in self.waiting.items()) or "nothing to mend"
+        return "; ".join(f"{subject}: {why}" for subject, why in self.waiting.items()) or "nothing to mend"
+
+    def plus(self, other: Remedies) -> Remedies:
+        return Remedies(
+            self.attempts + other.attempts,
+            self.escalations + other.escalations,
+            {**self.waiting, **other.waiting},
+            self.went_back + other.went_back,
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one check says of targets, and what runs did about it."""
+
+    check: str
+    conditions: Mapping[Target, Condition]
+    trails: Mapping[Target, Trail]
 
 
 def standing(platform: Platform) -> frozenset[Target]:
@@ -58,37 +117,83 @@ def standing(platform: Platform) -> frozenset[Target]:
     return frozenset(found)
 
 
-def carry_out(
-    platform: Platform, conditions: Mapping[Target, Condition], trails: Mapping[Target, Trail], policy: Policy
-) -> Remedies:
-    """Decide for all targets and save the budgets. An attempt that could not be counted is not made:
-    it might be repeated without end."""
-    budgets = RemediationBudgets(platform.operations)
-    spent = {target: budgets.read("/".join(target)) for target in conditions.keys() & standing(platform)}
-    suspended: set[Target] = {("services", name) for name in platform.runtime.suspensions()}
-    rolling = _rolling(platform, (target for target in spent if conditions[target].good is False))
-    now = platform.clock.now()
-    attempts, escalations, waiting = [], [], {}
-    for target, situation in situations(platform.catalog, conditions, spent, trails, suspended, rolling).items():
+def carry_out(platform: Platform, found: Iterable[Findings], policies: Policies) -> Remedies:
+    """Decide for every check of all targets and save the budgets. An attempt that could not be counted is
+    not made: it might be repeated without end. Raises ``PlatformError`` where not even what stands can be
+    told; what goes wrong about one target is among ``waiting``."""
+    every = tuple(found)
+    stands = standing(platform)
+    suspended = frozenset(("services", name) for name in platform.runtime.suspensions())
+    health = next((Grounds(f.conditions, f.trails) for f in every if f.check == HEALTHY), Grounds({}, {}))
+    remedies = Remedies()
+    for findings in every:
+        ground = None if findings.check == HEALTHY else health
+        targets = sorted(findings.conditions.keys() & stands)
+        case = _Case(platform, findings, policies, suspended, ground)
+        for target in targets:
+            remedies = remedies.plus(case.about(target))
+    return remedies
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One check, with all that its targets have in common."""
+
+    platform: Platform
+    findings: Findings
+    policies: Policies
+    suspended: Collection[Target]
+    ground: Grounds | None
+
+    def about(self, target: Target) -> Remedies:
+        subject = subject_of(target, self.findings.check)
+        try:
+            return self._act(target, subject)
+        except PlatformError as exc:
+            return Remedies(waiting={subject: exc.what})
+
+    def _act(self, target: Target, subject: str) -> Remedies:
+        policy = self.policies.of(target, self.findings.check)
+        if policy is None:
+            return Remedies()
+        budgets, now = RemediationBudgets(self.platform.operations), self.platform.clock.now()
+        spent = budgets.read(subject)
+        situation = self._situation(target, spent)
         action = decide(situation, now, policy)
         if isinstance(action, Leave):
-            if not situation.condition.good:
-                waiting[target] = action.why
-            continue
+            return Remedies() if situation.condition.good else Remedies(waiting={subject: action.why})
         try:
-            saved = budgets.write(_after(spent[target], action, now))
+            saved = budgets.write(_after(spent, action, now))
         except StaleBudget:
-            continue  # another tick acted on this target a moment ago
-        _note(platform, target, action, saved)
-        remedy = Remedy(target, saved.attempts, situation.condition.why, _episode(saved, now))
+            return Remedies()  # another tick acted on this target a moment ago
+        _note(self.platform, subject, action, saved)
+        return self._done(target, action, saved, situation.condition.why, now)
+
+    def _situation(self, target: Target, spent: Spent) -> Situation:
+        found = self.findings
+        ill = [target] if found.conditions[target].good is False else []
+        rolling = _rolling(self.platform, ill)
+        suspended = [target] if target in self.suspended else []
+        budgets = {target: spent}
+        return situations(
+            self.platform.catalog, found.conditions, budgets, found.trails, suspended, rolling, self.ground
+        )[target]
+
+    def _done(
+        self, target: Target, action: Attempt | Escalate | Clear, saved: Spent, why: str, now: datetime
+    ) -> Remedies:
+        check, episode = self.findings.check, _episode(saved, now)
         match action:
-            case Attempt():
-                attempts.append(remedy)
+            case Attempt(number, "roll-back"):
+                remedy = Remedy(target, number, why, episode, check, "roll-back")
+                go_back(self.platform, target[1], check, why)
+                return Remedies(went_back=(remedy,))
+            case Attempt(number, act):
+                return Remedies(attempts=(Remedy(target, number, why, episode, check, act),))
             case Escalate(reason):
-                escalations.append(Remedy(target, saved.attempts, reason, remedy.episode))
+                return Remedies(escalations=(Remedy(target, saved.attempts, reason, episode, check, "page"),))
             case Clear():
-                pass  # the budget is whole again, nobody needs to be asked
-    return Remedies(tuple(attempts), tuple(escalations), waiting)
+                return Remedies()  # the budget is whole again, nobody needs to be asked
 
 
 def _rolling(platform: Platform, ill: Iterable[Target]) -> frozenset[Target]:
@@ -118,7 +223,64 @@ _KINDS: Mapping[type[Action], str] = {
 }
 
 
-def _note(platform: Platform, target: Target, action: Action, saved: Spent) -> None:
+def _note(platform: Platform, subject: str, action: Action, saved: Spent) -> None:
     """What was decided, for auditors; the reason's text stays out, it may hold more than names."""
-    body = {"attempts": saved.attempts}
-    platform.evidence.append(_KINDS[type(action)], "/".join(target), "sensor:remediation", body)
+    body: dict[str, object] = {"attempts": saved.attempts}
+    if isinstance(action, Attempt) and action.action != "re-materialise":
+        body["action"] = action.action
+    platform.evidence.append(_KINDS[type(action)], subject, ACTOR, body)
+
+
+# Acting
+
+
+def go_back(platform: Platform, name: str, check: str, why: str) -> Intent:
+    """Ask the controller for the version before, within the budgets of automatic rollbacks. The incident is in
+    the write that asks. Raises ``RolloutRefused`` with what speaks against it."""
+    fleet = delivery.fleet_records(platform)
+    record, now = records.read(platform.runtime, name).record, platform.clock.now()
+    if (spent := over_budget(record.automatic_rollbacks, automatic_rollbacks(fleet), now)) is not None:
+        raise RolloutRefused(name, f"not gone back: {spent}", f"decide yourself: `drp rollback {name}`")
+    intent_id = new_id("ro")
+    intent = delivery.rollback(
+        platform,
+        name,
+        requested_by=ACTOR,
+        reason=f"check {check} fails: {why}",
+        automatic=True,
+        incident=incident_id(intent_id, record.epoch),
+        intent_id=intent_id,
+    )
+
+    def opening(held: Record) -> Record:
+        if held.rollout is not None or held.queued is not None or held.epoch != record.epoch:
+            raise RolloutRefused(name, "not gone back: somebody else asked for something meanwhile", "look again")
+        return held.telling(check_failed(held, intent, check, why, now))
+
+    ask(platform.runtime, name, intent, opening)
+    return intent
+
+
+def restart(platform: Platform, target: Target, progress: Progress = silent) -> str:
+    """Start the processes of a part anew, and say what was. Raises ``NotOurs`` for a server that somebody
+    else runs."""
+    layer, name = target
+    if layer == "services":
+        return _restart_service(platform, name, progress)
+    if layer == "databases" and platform.binding.databases != "embedded":
+        raise NotOurs(target)
+    program = platform.local_runtime.router_program().name if target == ROUTER else name
+    progress(f"{'/'.join(target)}: stopping and starting its process")
+    platform.supervisor.restart(program)
+    return "its process was started anew"
+
+
+def _restart_service(platform: Platform, name: str, progress: Progress) -> str:
+    record, observed = records.read(platform.runtime, name).record, platform.runtime.observe(name)
+    slots = [record.stable.slot] if record.stable is not None else list(Slot)
+    replicas = {slot: [r.name for r in observed.slots[slot].replicas] for slot in slots}
+    for slot, names in replicas.items():
+        for replica in names:  # one after the other, so that somebody serves meanwhile
+            progress(f"{name}: starting {replica} anew")
+            platform.runtime.replace(name, slot, [replica])
+    return f"{sum(map(len, replicas.values()))} replicas were started anew"

@@ -15,13 +15,16 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # named nowhere public
 
 from dr_platform.aftercare import Called, WentBack
+from dr_platform.analysis import ENTRY, Analysis
 from dr_platform.delivery import figures
+from dr_platform.emergency import Handled
 from dr_platform.errors import PlatformError, TemporaryFailure
+from dr_platform.intake.decide import Accepted
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
 from dr_platform.platform import Platform
-from dr_platform.remediation import Condition, Target, Trail
-from dr_platform.remedy import Remedy
+from dr_platform.remediation import Condition, Policies, Target, Trail, subject_of
+from dr_platform.remedy import Findings, Remedy
 from dr_platform.rollout.record import Outcome as Ended
 from dr_platform.rollout.takeover import Earlier, Start
 from dr_platform.schema_approvals import due
@@ -33,10 +36,20 @@ Sensor = Callable[[dg.SensorEvaluationContext], dg.SensorResult]
 ANSWERS = {True: "good", False: "bad", None: "unknown"}
 HEALTHY = "healthy"
 REMEDIATION_JOB = "remediate"
-WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, "teardown", "__ASSET_JOB"})
+RESTART_JOB = "restart_part"
+RESTART_OP = "start_anew"
+WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, RESTART_JOB, "teardown", "__ASSET_JOB"})
 """Jobs that change targets; the last is what Dagster calls a materialisation started in its UI."""
 TEND_JOB = "tend_rollouts"
+PROMOTE_OP = "promote_release"
+INTAKE_TAG = "dr-platform/intake"
+ACTOR_TAG = "dr-platform/actor"
+"""Who started the run, where somebody said so."""
 LAPSE_TAG = "dr-platform/lease-lapse"
+ANALYSED = ":analysed"
+"""In the cursor of the sensor ``rollouts``, beside the names of services, none of which has a colon."""
+SHOWN_BEFORE = 1000
+"""So many results of a check are asked for those that were shown already; a rollout has some ten."""
 TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -162,15 +175,17 @@ class History:
         at_work = {run.run_id for run in self._at_work}
         return {names[key]: _written(record, at_work) for key, record in records.items()}
 
-    def trails(self, targets: Iterable[Target], now: datetime, window: timedelta) -> dict[Target, Trail]:
-        """What runs do and did about targets."""
+    def trails(
+        self, targets: Iterable[Target], now: datetime, window: timedelta, check: str = HEALTHY
+    ) -> dict[Target, Trail]:
+        """What runs do and did about a check of targets."""
         wanted = tuple(targets)
         busy = {target for run in self._at_work for target in _works_on(run, wanted)}
-        lately = dg.RunsFilter(job_name=REMEDIATION_JOB, created_after=now - window)
         runs: dict[str, list[dg.RunRecord]] = {}
-        for record in self._instance.get_run_records(lately):
-            runs.setdefault(record.dagster_run.tags.get(TARGET_TAG, ""), []).append(record)
-        return {target: _trail(target in busy, runs.get("/".join(target), [])) for target in wanted}
+        for job in (REMEDIATION_JOB, RESTART_JOB):
+            for record in self._instance.get_run_records(dg.RunsFilter(job_name=job, created_after=now - window)):
+                runs.setdefault(record.dagster_run.tags.get(TARGET_TAG, ""), []).append(record)
+        return {target: _trail(target in busy, runs.get(subject_of(target, check), [])) for target in wanted}
 
 
 def _written(record: AssetCheckExecutionRecord, at_work: Collection[str]) -> Written:
@@ -192,6 +207,9 @@ def _works_on(run: dg.DagsterRun, targets: Iterable[Target]) -> list[Target]:
     """Targets that a run may change: the selected ones, or all where nothing was selected."""
     if run.job_name not in WORKING_JOBS:
         return []
+    if run.job_name == RESTART_JOB:  # it selects no asset; started by hand it has no tag and names none
+        part = run.tags.get(TARGET_TAG, "").partition(":")[0]
+        return [target for target in targets if "/".join(target) == part]
     if not run.asset_selection and not run.asset_check_selection:
         return list(targets)
     return [target for target in targets if dg.AssetKey(list(target)) in (run.asset_selection or ())]
@@ -207,13 +225,25 @@ def _utc(timestamp: float) -> datetime:
     return datetime.fromtimestamp(timestamp, UTC)
 
 
-def conditions_of(written: Mapping[CheckName, Written]) -> dict[Target, Condition]:
-    """What the health checks say; where a run is about to answer, nothing is known."""
+def conditions_of(written: Mapping[CheckName, Written], check: str = HEALTHY) -> dict[Target, Condition]:
+    """What the checks of one name say; where a run is about to answer, nothing is known."""
     return {
         (layer, name): Condition(entry.passed, entry.at, entry.why)
-        for (layer, name, check), entry in written.items()
-        if check == HEALTHY and not entry.promised and not entry.broken
+        for (layer, name, asked), entry in written.items()
+        if asked == check and not entry.promised and not entry.broken
     }
+
+
+def findings_of(
+    history: History, looks: Iterable[Look], policies: Policies, targets: Iterable[Target], now: datetime
+) -> list[Findings]:
+    """What every check that something is done about says, and what runs did about it."""
+    written, wanted = history.written(looks), tuple(targets)
+    window = timedelta(seconds=policies.wanted.window)
+    return [
+        Findings(check, conditions_of(written, check), history.trails(wanted, now, window, check))
+        for check in policies.checks
+    ]
 
 
 def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
@@ -229,13 +259,29 @@ def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
 
 
 def attempt_request(remedy: Remedy, looks: Iterable[Look]) -> dg.RunRequest:
-    """A run of one asset and all its checks; the attempt is in the key, so that each is made once."""
-    name = "/".join(remedy.target)
+    """A run of one asset with its cheap checks, or one that restarts it; the attempt is in the key, so that
+    each is made once."""
+    run_key = f"{remedy.subject}:{remedy.episode}:{remedy.number}"
+    tags = {TARGET_TAG: remedy.subject, ATTEMPT_TAG: str(remedy.number)}
+    if remedy.action == "restart":
+        layer, name = remedy.target
+        config = {"ops": {RESTART_OP: {"config": {"layer": layer, "part": name}}}}
+        return dg.RunRequest(run_key=run_key, job_name=RESTART_JOB, run_config=config, tags=tags)
     return dg.RunRequest(
-        run_key=f"{name}:{remedy.episode}:{remedy.number}",
+        run_key=run_key,
+        job_name=REMEDIATION_JOB,
         asset_selection=[dg.AssetKey(list(remedy.target))],
         asset_check_keys=[key_of(look) for look in cheap(looks) if look.asset == remedy.target],
-        tags={TARGET_TAG: name, ATTEMPT_TAG: str(remedy.number)},
+        tags=tags,
+    )
+
+
+def remedied_observation(remedy: Remedy) -> dg.AssetObservation:
+    """A program asked for the version before, because a check fails."""
+    return dg.AssetObservation(
+        asset_key=dg.AssetKey(list(remedy.target)),
+        description=f"Going back by the policy: {remedy.check}: {remedy.why}",
+        metadata={"check": remedy.check, "attempts": remedy.number, "why": remedy.why},
     )
 
 
@@ -338,6 +384,33 @@ def told_before(cursor: str | None) -> dict[str, str]:
     return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
 
 
+def reached(told: Mapping[str, str]) -> int:
+    """Up to which entry of the evidence log analyses were shown."""
+    return int(found) if (found := told.get(ANALYSED, "")).isdecimal() else 0
+
+
+def analysis_evaluations(
+    instance: dg.DagsterInstance, shown: Mapping[str, Look], analyses: Iterable[Analysis]
+) -> list[dg.AssetCheckEvaluation]:
+    """One for each analysis that has none yet: a sensor that lost its cursor, or was stopped before it was
+    kept, shows nothing twice."""
+    known = [analysis for analysis in analyses if analysis.service in shown]
+    before = {name: _entries_shown(instance, shown[name]) for name in {analysis.service for analysis in known}}
+    return [
+        check_evaluation(shown[analysis.service], analysis.verdict)
+        for analysis in known
+        if analysis.entry not in before[analysis.service]
+    ]
+
+
+def _entries_shown(instance: dg.DagsterInstance, look: Look) -> set[int]:
+    records = instance.event_log_storage.get_asset_check_execution_history(key_of(look), limit=SHOWN_BEFORE)
+    # A run repeats the newest answer; only what a sensor wrote has no run.
+    evaluations = (record.event.asset_check_evaluation for record in records if record.event and not record.run_id)
+    found = (evaluation.metadata.get(ENTRY) for evaluation in evaluations if evaluation)
+    return {int(str(entry.value)) for entry in found if entry is not None}
+
+
 def earlier_runs(instance: dg.DagsterInstance, lapse: str) -> Earlier:
     """The runs that stood in for the controller before, the newest of them."""
     records = instance.get_run_records(dg.RunsFilter(job_name=TEND_JOB), limit=100)
@@ -353,11 +426,38 @@ def stand_in_request(start: Start) -> dg.RunRequest:
     return dg.RunRequest(run_key=start.key, tags={LAPSE_TAG: start.key.split(":")[1]})
 
 
+# What CI tells
+
+
+def started_to(cursor: str | None) -> int:
+    """Which event was started last; a cursor that cannot be read starts what was started again, under the
+    same run key."""
+    return int(cursor) if cursor and cursor.isdecimal() else 0
+
+
+def intake_request(accepted: Accepted, environment: str) -> dg.RunRequest:
+    """A run of the job ``promote``, once for each event."""
+    config = {"release": accepted.release, "environment": environment}
+    return dg.RunRequest(
+        run_key=accepted.subject,
+        run_config={"ops": {PROMOTE_OP: {"config": config}}},
+        tags={ACTOR_TAG: f"program:intake-{accepted.source}", INTAKE_TAG: accepted.why},
+    )
+
+
 # Incidents
 
 
 def incidents_metadata(found: OpenIncidents) -> dict[str, dg.MetadataValue | Measure]:
     return {"summary": found.describe(), **found.measurements(), "open": dg.MetadataValue.md(found.markdown())}
+
+
+def require_handled(handled: Handled) -> dict[str, Measure]:
+    """The steps of an emergency that was brought to its end; one that waits for a person is a failure."""
+    told: dict[str, Measure] = {"incident": handled.incident, "status": handled.status.value, **dict(handled.steps)}
+    if not handled.done:
+        raise dg.Failure(description=f"waits for a person: {handled.waits}", metadata=told, allow_retries=False)
+    return told
 
 
 def process_observation(event: Mapping[str, object]) -> dg.AssetObservation:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dr_platform.catalog import Role, Tier
-from dr_platform.catalog.models import UI_PORT
+from dr_platform.catalog.models import INTAKE_PORT, UI_PORT
 from dr_platform.dagster_client import DagsterClient, NotRunning
 from dr_platform.errors import PlatformError
 from dr_platform.health import database_verdict
@@ -76,6 +76,8 @@ def urls(platform: Platform) -> dict[str, str]:
     found = {"dagster": f"http://127.0.0.1:{UI_PORT + platform.port_offset}"}
     if gateway := platform.catalog.with_role(Role.GATEWAY):
         found["gateway"] = f"http://127.0.0.1:{gateway.port + platform.port_offset}"
+    if platform.environment.intake is not None:
+        found["intake"] = f"http://127.0.0.1:{INTAKE_PORT + platform.port_offset}"
     return found
 
 

@@ -19,6 +19,7 @@ SUITES: tuple[Suite, ...] = get_args(Suite)
 
 _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "healthy": frozenset({"health"}),
+    "analysis": frozenset({"health"}),
     "hipaa": frozenset({"hipaa", "security"}),
     "retrieval": frozenset({"ai"}),
     "smoke": frozenset({"smoke"}),

@@ -5,10 +5,8 @@ import dagster as dg
 from dr_platform import delivery
 from dr_platform.catalog.models import Strategy
 from dr_platform.platform import Platform
-from dr_platform.resources import TEND_JOB, by_a_program, carried_out, choice, intent_of, require
+from dr_platform.resources import ACTOR_TAG, TEND_JOB, by_a_program, carried_out, choice, intent_of, require
 
-ACTOR_TAG = "dr-platform/actor"
-"""Who started the run, where somebody said so."""
 REASON = dg.Field(str, default_value="", description="Why, for the record.")
 
 

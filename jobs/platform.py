@@ -5,7 +5,19 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB, carried_out, cheap, loadless, purge_runs, selection_of
+from dr_platform.remediation import remediable
+from dr_platform.remedy import restart
+from dr_platform.resources import (
+    REMEDIATION_JOB,
+    RESTART_JOB,
+    RESTART_OP,
+    carried_out,
+    cheap,
+    choice,
+    loadless,
+    purge_runs,
+    selection_of,
+)
 from dr_platform.retention import KEEP, trim_events
 from dr_platform.teardown import teardown
 
@@ -59,4 +71,31 @@ def op_jobs(platform: Platform) -> list[dg.JobDefinition]:
     def purged() -> None:
         purge_history()
 
-    return [ended, purged]
+    return [ended, purged, _restart(platform)]
+
+
+def _restart(platform: Platform) -> dg.JobDefinition:
+    parts = choice("Part", sorted({name for _, name in remediable(platform.catalog)}))
+
+    @dg.op(
+        name=RESTART_OP,
+        description="Starts the processes of one part anew, one replica after the other.",
+        config_schema={
+            "layer": dg.Field(choice("Layer", ("services", "databases", "infrastructure")), description="Of the part."),
+            "part": dg.Field(parts, description="A service or database of the catalog, or router."),
+        },
+    )
+    def started_anew(context: dg.OpExecutionContext) -> None:
+        target = (context.op_config["layer"], context.op_config["part"])
+        done = carried_out(lambda: restart(platform, target, context.log.info))
+        context.add_output_metadata({"summary": done})
+
+    @dg.job(
+        name=RESTART_JOB,
+        description="Restarts a service, a database or the router; what the remediation sensor starts by its policy.",
+        executor_def=IN_PROCESS,
+    )
+    def restarted() -> None:
+        started_anew()
+
+    return restarted

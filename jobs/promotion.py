@@ -4,7 +4,7 @@ import dagster as dg
 
 from dr_platform.platform import Platform
 from dr_platform.release_delivery import promote_into
-from dr_platform.resources import carried_out
+from dr_platform.resources import ACTOR_TAG, PROMOTE_OP, carried_out
 
 
 class PromotionConfig(dg.Config):
@@ -15,9 +15,9 @@ class PromotionConfig(dg.Config):
 
 
 def promotion_job(platform: Platform) -> dg.JobDefinition:
-    @dg.op(name="promote_release", description="Asks the gate, then deploys in dependency order or takes back.")
+    @dg.op(name=PROMOTE_OP, description="Asks the gate, then deploys in dependency order or takes back.")
     def promote_release(context: dg.OpExecutionContext, config: PromotionConfig) -> None:
-        actor = context.run.tags.get("dr-platform/actor", f"run:{context.run_id}")
+        actor = context.run.tags.get(ACTOR_TAG, f"run:{context.run_id}")
         ended = carried_out(
             lambda: promote_into(platform, config.environment, config.release, actor, context.log.info)
         )  # fmt: skip

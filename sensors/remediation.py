@@ -1,36 +1,48 @@
-"""The remediation sensor: materialises what stays unhealthy, within a budget, then calls a person."""
+"""The remediation sensor: does what the policy says about what keeps failing, within a budget, then calls a person."""
+
+from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.remediation import Policy, remediable
+from dr_platform.remediation import Policies, remediable
 from dr_platform.remedy import carry_out
-from dr_platform.resources import History, attempt_request, conditions_of, escalation
+from dr_platform.resources import (
+    History,
+    answering,
+    attempt_request,
+    escalation,
+    findings_of,
+    remedied_observation,
+)
 
 
-def remediation_sensor(platform: Platform, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    targets, policy = remediable(platform.catalog), Policy.of(platform.environment.remediation)
+def remediation_sensor(
+    platform: Platform, jobs: Sequence[dg.JobDefinition | UnresolvedAssetJobDefinition]
+) -> dg.SensorDefinition:
+    targets, policies = remediable(platform.catalog), Policies(platform.environment.remediation)
     watched = [look for look in looks(platform) if look.asset in targets]
 
     @dg.sensor(
         name="remediation",
-        job=job,
+        jobs=jobs,
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Materialises what stays unhealthy; {policy.attempts} attempts, then one call for a person.",
+        description="Mends what keeps failing as `remediation` of the environment says, then calls a person once.",
     )
+    @answering
     def remediation(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        history = History(context.instance)
-        trails = history.trails(targets, platform.clock.now(), policy.window)
-        remedies = carry_out(platform, conditions_of(history.written(watched)), trails, policy)
+        found = findings_of(History(context.instance), watched, policies, targets, platform.clock.now())
+        remedies = carry_out(platform, found, policies)
         for remedy in remedies.escalations:
-            context.log.error("%s: a person is needed: %s", "/".join(remedy.target), remedy.why)
+            context.log.error("%s: a person is needed: %s", remedy.subject, remedy.why)
+        events = [*map(escalation, remedies.escalations), *map(remedied_observation, remedies.went_back)]
         return dg.SensorResult(
             run_requests=[attempt_request(remedy, watched) for remedy in remedies.attempts],
-            asset_events=[escalation(remedy) for remedy in remedies.escalations],
-            skip_reason=None if remedies.attempts or remedies.escalations else remedies.summary(),
+            asset_events=events,
+            skip_reason=None if remedies.attempts or events else remedies.summary(),
         )
 
     return remediation

@@ -35,6 +35,8 @@ _CONTRACT = r"^[1-9][0-9]{0,3}$"
 _CONTRACT_RANGE = r"^((>=|<)?[1-9][0-9]{0,3}|>=[1-9][0-9]{0,3} <[1-9][0-9]{0,3})$"
 _WINDOW = r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9] UTC$"
 
+_BRANCHES = r"^[A-Za-z0-9*][A-Za-z0-9._/*-]{0,99}$"
+_REPOSITORY = r"^[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}$"
 IN_WORDS = {
     _NAME: "use 2 to 40 lower-case letters, digits and hyphens, a letter first",
     _OWNER: "write `team:` and the team's name, for example team:platform",
@@ -52,6 +54,8 @@ IN_WORDS = {
     _KUBERNETES: "write a minor version in quotes, for example '1.22'",
     _CONTRACT: "write a whole number in quotes, for example '2'",
     _CONTRACT_RANGE: "write one contract or a range in quotes, for example '2', '>=2' or '>=2 <4'",
+    _BRANCHES: "write a branch, or a pattern in which * stands for any characters, for example release/*",
+    _REPOSITORY: "write owner/name, for example dr/assistant",
     _WINDOW: "write a weekly window as 'Sun 02:00-06:00 UTC'",
 }
 """Every pattern of a field as the remedy a person reads; a test fails on a pattern without words."""
@@ -108,6 +112,9 @@ With the largest offset, 4000, a port stays below 32768, where systems place out
 VersionText = Annotated[str, Field(pattern=_VERSION)]
 Day = Annotated[str, Field(pattern=_DAY), AfterValidator(_real_day)]
 HostPort = Annotated[str, Field(pattern=_HOST_PORT), AfterValidator(_real_port)]
+BranchPattern = Annotated[str, Field(pattern=_BRANCHES)]
+"""A branch, or a pattern of branches in which ``*`` stands for any characters, slashes too."""
+RepositoryName = Annotated[str, Field(pattern=_REPOSITORY)]
 DatabaseName = Annotated[str, Field(pattern=_DATABASE)]
 """48 characters is the longest keyspace that CQL takes."""
 UrlPath = Annotated[str, Field(pattern=_PATH)]

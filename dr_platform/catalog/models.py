@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dr_platform.catalog.fields import (
+    BranchPattern,
     ContractNumber,
     ContractRange,
     Count,
@@ -31,6 +32,7 @@ from dr_platform.catalog.fields import (
     Number,
     Owner,
     Region,
+    RepositoryName,
     Sentence,
     ServicePort,
     Settings,
@@ -43,6 +45,10 @@ from dr_platform.catalog.quantities import Duration, Memory, Ratio
 
 UI_PORT = 3000
 """The Dagster UI, plus the environment's offset; no service or database may stand on it."""
+
+
+INTAKE_PORT = 3010
+"""Where CI tells what was merged and pushed, plus the environment's offset; nothing else may stand on it."""
 
 
 class Model(BaseModel):
@@ -288,6 +294,42 @@ class Approvals(Model):
     valid_for: Duration = Field(default=86400.0, description="an approval counts this long")
 
 
+Remedial = Literal["re-materialise", "restart", "roll-back", "page"]
+"""What may be done about a check that fails."""
+
+
+class RemedyRule(Model):
+    """What is done about one failing check of a layer or of one part of it. What is left out is as the
+    environment has it; of several rules that fit, the one that names the part counts, else the first."""
+
+    layer: Literal["services", "databases", "infrastructure"] = Field(description="where the check stands")
+    part: Name | None = Field(default=None, description="one service, database or router; all where left out")
+    check: Literal["healthy", "hipaa", "smoke", "access"] = Field(default="healthy", description="the check that fails")
+    actions: tuple[Remedial, ...] = Field(
+        default=("re-materialise",),
+        min_length=1,
+        max_length=10,
+        description="one an attempt, in this order, the last again and again; page calls a person at once",
+    )
+    attempts: int | None = Field(default=None, ge=1, le=10, description="before a person is called")
+    failing_for: Duration | None = Field(default=None, description="failing this long before anything is tried")
+    first_pause: Duration | None = Field(default=None, description="after the first attempt; doubles with each one")
+    well_for: Duration | None = Field(default=None, description="good this long gives the whole budget back")
+    attempts_in_window: int | None = Field(default=None, ge=1, le=100, description="attempts within the window")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if "roll-back" in self.actions and self.layer != "services":
+            raise ValueError("only services are rolled back: take roll-back out")
+        if "page" in self.actions[:-1]:
+            raise ValueError("nothing is tried after a person was called: put page at the end")
+        if self.layer == "infrastructure" and (self.check != "healthy" or self.part not in (None, "router")):
+            raise ValueError("of the infrastructure the router's health alone is mended: name the part router")
+        if self.layer == "databases" and self.check not in ("healthy", "hipaa"):
+            raise ValueError("databases have the checks healthy and hipaa: choose one of them")
+        return self
+
+
 class Remediation(Model):
     """How much is tried for something unhealthy before a person is called."""
 
@@ -298,6 +340,9 @@ class Remediation(Model):
     well_for: Duration = Field(default=60.0, description="healthy this long gives the whole budget back")
     window: Duration = Field(default=3600.0, description="what is well and ill in turn is counted over this time")
     attempts_in_window: int = Field(default=9, ge=1, le=100, description="attempts within the window")
+    rules: tuple[RemedyRule, ...] = Field(
+        default=(), description="what is done about which check; without a rule only health is mended"
+    )
 
 
 class Windows(Model):
@@ -332,6 +377,21 @@ class Entry(Model):
     attestations: tuple[Sentence, ...] = Field(default=(), description="what a person must have confirmed")
     fresh_for: Duration = Field(default=86400.0, description="what a suite found counts this long")
     soak: Duration | None = Field(default=None, description="time in the environment before, verified, without end")
+
+
+class Intake(Model):
+    """Which events of CI deploy here (environment sections of both guides)."""
+
+    merged_into: tuple[BranchPattern, ...] = Field(
+        default=(), description="a pull request that was merged into one of these branches deploys"
+    )
+    merged_from: tuple[BranchPattern, ...] = Field(
+        default=("*",), min_length=1, description="of those, the branches that it may come from"
+    )
+    pushed_to: tuple[BranchPattern, ...] = Field(default=(), description="a push to one of these branches deploys")
+    repositories: tuple[RepositoryName, ...] = Field(
+        default=(), description="owner/name of those that count; all where left out"
+    )
 
 
 class Capacity(Model):
@@ -382,6 +442,7 @@ class Environment(Model):
     )
     strategies: tuple[Strategy, ...] = Field(min_length=1, description="allowed; the first is the default")
     entry: Entry = Field(default=Entry(), description="what must hold before a release may enter")
+    intake: Intake | None = Field(default=None, description="which events of CI deploy here; none where left out")
     approvals: Approvals = Field(default=Approvals(), description="who must agree before a release may enter")
     secrets: Literal["embedded", "vault"] = Field(description="where its secrets are kept")
     databases: Literal["embedded", "endpoints"] = Field(description="servers of our own, or given ones")

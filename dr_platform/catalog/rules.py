@@ -13,8 +13,18 @@ from graphlib import CycleError, TopologicalSorter
 from dr_platform.catalog.catalog import Catalog
 from dr_platform.catalog.contracts import unmet
 from dr_platform.catalog.faults import Fault, choose_among
-from dr_platform.catalog.models import UI_PORT, ComplianceLevel, DataClass, Environment, Release, Role, Service
+from dr_platform.catalog.models import (
+    INTAKE_PORT,
+    UI_PORT,
+    ComplianceLevel,
+    DataClass,
+    Environment,
+    Release,
+    Role,
+    Service,
+)
 
+_OURS = {UI_PORT: "the Dagster UI", INTAKE_PORT: "the intake"}
 MAX_CYCLES = 20
 """Cycles told at once; correcting one often ends others."""
 
@@ -135,7 +145,7 @@ def _documented(catalog: Catalog) -> list[tuple[int, str, str]]:
 
 
 def _ports(catalog: Catalog) -> Iterator[Fault]:
-    taken = {UI_PORT: "the Dagster UI"}
+    taken = dict(_OURS)
     for port, name, file in _documented(catalog):
         if port in taken:
             yield Fault(file, "port", f"{port} is also the port of {taken[port]}", f"choose {_free(port, catalog)}")
@@ -146,7 +156,7 @@ def _ports(catalog: Catalog) -> Iterator[Fault]:
 def _free(port: int, catalog: Catalog) -> str:
     """The next port that clashes with nothing at any offset."""
     offsets = {0} | {environment.port_offset for environment in catalog.environments.values()}
-    used = {taken for taken, _, _ in _documented(catalog)} | {UI_PORT}
+    used = {taken for taken, _, _ in _documented(catalog)} | set(_OURS)
     blocked = {taken + up - down for taken in used for up in offsets for down in offsets}
     free = next((p for p in (*range(port + 1, 20000), *range(1024, port)) if p not in blocked), None)
     return f"another for one of them, such as {free}" if free else "another"
@@ -154,7 +164,7 @@ def _free(port: int, catalog: Catalog) -> str:
 
 def _port_offsets(catalog: Catalog) -> Iterator[Fault]:
     """Environments run beside each other on one machine, so no two may meet on a port."""
-    ports = {port: name for port, name, _ in _documented(catalog)} | {UI_PORT: "the Dagster UI"}
+    ports = {port: name for port, name, _ in _documented(catalog)} | _OURS
     earlier: list[Environment] = []
     for environment in sorted(catalog.environments.values(), key=lambda e: (e.port_offset, e.order)):
         file = _environment_file(environment.name)
@@ -255,10 +265,20 @@ def _references_of_environment(environment: Environment, catalog: Catalog, decla
     if environment.databases == "endpoints" and environment.runtime != "local":
         for name in sorted(declared.databases - environment.endpoints.keys()):
             yield Fault(file, f"endpoints.{name}", "is missing", "add host:port of that database")
+    yield from _remedied(environment, declared)
     if environment.release is not None and environment.release not in catalog.releases:
         yield Fault(
             file, "release", "names no release of the catalog", choose_among(environment.release, catalog.releases)
         )
+
+
+def _remedied(environment: Environment, declared: Declared) -> Iterator[Fault]:
+    known = {"services": declared.services, "databases": declared.databases}
+    for at, rule in enumerate(environment.remediation.rules):
+        names = known.get(rule.layer)
+        if names is not None and rule.part is not None and rule.part not in names:
+            where, problem = f"remediation.rules.{at}.part", f"names nothing among the {rule.layer}"
+            yield Fault(_environment_file(environment.name), where, problem, choose_among(rule.part, names))
 
 
 def _releases(catalog: Catalog, declared: Declared) -> Iterator[Fault]:

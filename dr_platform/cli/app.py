@@ -12,9 +12,11 @@ import typer
 from dr_platform.cli import (
     catalog_verbs,
     data_verbs,
+    emergency_verbs,
     fault_verbs,
     fill_verbs,
     incident_verbs,
+    intake_verbs,
     maintenance_verbs,
     migration_verbs,
     monitoring_verbs,
@@ -63,11 +65,13 @@ migration_verbs.register(app)
 fill_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
+emergency_verbs.register(app)
 promotion_verbs.register(app)
 app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
+intake_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

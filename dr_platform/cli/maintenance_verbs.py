@@ -12,20 +12,11 @@ from dr_platform.catalog.quantities import parse_duration, text_duration
 from dr_platform.cli.context import JsonOption, console, mark, messages, platform_of, print_json
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
-from dr_platform.maintenance import Change, Order, Suspension, begin, end, entry, every_public
+from dr_platform.maintenance import TEXT, TITLE, Change, Order, Suspension, begin, end, entry, every_public
 from dr_platform.maintenance import show as look
-from dr_platform.reference_service.crisis import ELSEWHERE, EMERGENCY, LIFELINE
 from dr_platform.runtime.notice import Notice
 
 app = typer.Typer(help="Answer callers with a notice while somebody works on the platform.", no_args_is_help=True)
-
-TITLE = "We will be back soon"
-TEXT = (
-    "We are working on this service; nothing you have entered before is lost.\n"
-    # Some who meet this page came for help with a crisis: what helps then comes before our return.
-    f"If you are in crisis, call or text {LIFELINE} (in the United States, at any hour); in an emergency call"
-    f" {EMERGENCY}. {ELSEWHERE}"
-)
 
 
 @app.command()

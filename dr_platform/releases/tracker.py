@@ -68,6 +68,15 @@ class Delivery:
     why: str = ""
 
 
+class Telling(Protocol):
+    """What can be told: an occurrence with an identifier of its own, and what is said of it."""
+
+    @property
+    def id(self) -> str: ...
+
+    def as_document(self) -> dict[str, Any]: ...
+
+
 class Tracker(Protocol):
     def notify(self, notice: Notice) -> Delivery:
         """Tell once and say how it went. Never raises, and waits no longer than its timeouts; a caller
@@ -106,7 +115,7 @@ class WebhookTracker:
         self._clock = clock
         self._timeout_s = timeout_s
 
-    def notify(self, notice: Notice) -> Delivery:
+    def notify(self, notice: Telling) -> Delivery:
         try:
             fields = self._secrets.read(KEY_SECRET)
             if not fields or not fields.get(KEY_FIELD):
@@ -117,7 +126,7 @@ class WebhookTracker:
         except Exception as exc:  # noqa: BLE001 - a deployment must not fail by its notice; the text may quote the address
             return Delivery(None, f"could not tell {self._host()}: {type(exc).__name__}")
 
-    def _send(self, notice: Notice, key: str) -> Delivery:
+    def _send(self, notice: Telling, key: str) -> Delivery:
         import httpx
 
         body = canonical(notice.as_document())

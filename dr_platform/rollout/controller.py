@@ -22,6 +22,7 @@ from dr_platform.catalog import Service
 from dr_platform.clock import Clock
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.metrics.port import TrafficSource
+from dr_platform.rollout import events
 from dr_platform.rollout import record as records
 from dr_platform.rollout.aftercare import is_due, watched
 from dr_platform.rollout.aside import Aside, Start, on_a_thread
@@ -233,7 +234,7 @@ class Controller:
         action = decide(record, observed, signals, now, self.settings.patience(service), self.driver)
         self._require_lease()
         if isinstance(action, Save):
-            self._save(held, record, action.record)
+            self._save(held, record, analysed(record, action.record, signals))
             self.progress(f"{service.name}: {action.why}")
             if action.record.rollout is None:
                 self._sampler.forget(service.name)
@@ -309,7 +310,7 @@ class Controller:
         judgement = judge(evaluations)
         measured = next((e.as_measurements() for e in evaluations if e.trigger is judgement.trigger), {})
         enough = enough_to_promote(evidence, policy)
-        return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured)
+        return record.with_rollout(rollout), Signals(judgement, enough, looked.stable_answers, measured, evaluations)
 
     def _alerts(self, service: Service, rollout: Rollout) -> int | None:
         return self._aside.answer(f"alerts {rollout.id}", lambda: self.alerts(service, rollout), ALERTS_S)
@@ -342,6 +343,14 @@ class Controller:
 
 def _without(record: Record, told: set[str]) -> Record:
     return replace(record, outbox=tuple(event for event in record.outbox if event.key not in told))
+
+
+def analysed(before: Record, after: Record, signals: Signals) -> Record:
+    """What is saved, with what the triggers said where the look took the rollout a turn."""
+    if before.rollout is None:
+        return after
+    told = events.analysis(before.service, before.rollout, after.rollout, signals.judgement, signals.evaluations)
+    return after if told is None else after.telling(told)
 
 
 def counted(rollout: Rollout, looked: Looked, now: datetime) -> Rollout:

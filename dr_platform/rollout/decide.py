@@ -19,7 +19,7 @@ from dr_platform.catalog.models import Strategy
 from dr_platform.incidents import incident_id
 from dr_platform.rollout import events, restart
 from dr_platform.rollout.events import Cause
-from dr_platform.rollout.guards import Judgement
+from dr_platform.rollout.guards import Evaluation, Judgement
 from dr_platform.rollout.guards import Verdict as Judged
 from dr_platform.rollout.record import (
     Deployed,
@@ -70,6 +70,8 @@ class Signals:
     stable_answers: bool | None = None
     measured: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """What the trigger that decided had counted, with its threshold."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What each trigger said, for those who look back at the decision."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from dr_platform.rollout.record import Event, Intent, Outcome, Placement, Record, Result, Rollout
+from dr_platform.rollout.guards import Evaluation, Judgement
+from dr_platform.rollout.record import Event, Intent, Outcome, Phase, Placement, Record, Result, Rollout
+
+ANALYSIS = "rollout-analysis"
+"""Kind of the entries that keep what the triggers said when a rollout took a turn; subject: the rollout."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,52 @@ def ended(rollout: Rollout, outcome: Outcome) -> Event:
     return event(rollout, "rollout-ended", body)
 
 
+def analysis(
+    service: str, before: Rollout, after: Rollout | None, judgement: Judgement | None, found: tuple[Evaluation, ...]
+) -> Event | None:
+    """What every trigger said in the look that ended a watch, prolonged it, or took the rollout back;
+    ``None`` for a look that changed nothing of that. The key is of the window and not of the look, so
+    that whoever decides it again after a stop tells the same."""
+    if judgement is None or not found or (turn := _turn(before, after)) is None:
+        return None
+    step = before.intent.steps[before.step]
+    window = f"{before.phase.value}-{before.step}-{(before.bake_until or before.entered_at).timestamp():.0f}"
+    body: dict[str, object] = {
+        "service": service,
+        "version": before.candidate.revision.version,
+        "kind": before.intent.kind,
+        "phase": before.phase.value,
+        "step": before.step + 1,
+        "steps": len(before.intent.steps),
+        "weight": step.weight if before.phase is Phase.BAKE else before.max_weight,
+        "turn": turn,
+        "verdict": judgement.verdict.value,
+        "trigger": judgement.trigger.value if judgement.trigger else "",
+        "why": judgement.why,
+        "fired_literal": judgement.fired_literal,
+        "fired_guard": judgement.fired_guard,
+        "evaluations": {e.trigger.value: e.as_measurements() for e in found},
+    }
+    return Event(f"{before.id}:analysis:{window}:{turn}", ANALYSIS, before.id, body)
+
+
+def _turn(before: Rollout, after: Rollout | None) -> str | None:
+    """What the look led to, in a word; watches end by a step, by more time, by a person or by going back."""
+    if before.phase.reverting or after is None:
+        return None
+    if after.phase.reverting:
+        return "taken-back"
+    if before.phase is not Phase.BAKE:
+        return None
+    if after.phase is Phase.FINALIZE:
+        return "watched-to-the-end"
+    if after.step != before.step:
+        return "next-step"
+    if after.paused is not None and before.paused is None:
+        return "waits-for-a-person"
+    return "prolonged" if after.extensions > before.extensions else None
+
+
 def incident_opened(record: Record, rollout: Rollout, cause: Cause, now: datetime) -> Event:
     step = rollout.intent.steps[rollout.step]
     body: dict[str, object] = {
@@ -65,6 +115,33 @@ def incident_opened(record: Record, rollout: Rollout, cause: Cause, now: datetim
         **_radius(rollout),
     }
     return Event(f"{rollout.incident}:opened", "incident-opened", str(rollout.incident), body)
+
+
+def check_failed(record: Record, intent: Intent, check: str, why: str, now: datetime) -> Event:
+    """The opening of an incident for a check that fails while no rollout is open. Who met the revision was
+    not counted, and since when it fails is not known any better than by the check."""
+    before = Placement(record.stable.slot.other, intent.revision) if record.stable else None
+    body: dict[str, object] = {
+        "service": record.service,
+        "rollout": intent.id,
+        "epoch": record.epoch,
+        "strategy": intent.strategy.value,
+        "from": reference(before),
+        "to": reference(record.stable),
+        "trigger": "health" if check == "healthy" else check,
+        "why": f"check {check} fails: {why}",
+        "fired_literal": False,
+        "fired_guard": True,
+        "measured": {},
+        "first_failure_at": None,
+        "fired_at": now.isoformat(),
+        "weight": 100,
+        "requests": None,
+        "errors": None,
+        "max_weight": 100,
+        "exposure_s": None,
+    }
+    return Event(f"{intent.incident}:opened", "incident-opened", str(intent.incident), body)
 
 
 def incident_restored(rollout: Rollout, now: datetime) -> Event:

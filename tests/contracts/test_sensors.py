@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dr_platform.catalog.models import Remediation
 from dr_platform.clock import ManualClock
 from dr_platform.definitions import build_definitions
 from dr_platform.evidence import PostgresEvidenceLog
@@ -20,6 +21,7 @@ from dr_platform.operations import operations_engine, upgrade
 from dr_platform.platform import Platform
 from dr_platform.remediation import ROUTER
 from dr_platform.resources import ATTEMPT_TAG, TARGET_TAG, check_evaluation
+from dr_platform.runtime.port import RuntimeUnreachable
 from dr_platform.state import StateDirectory
 from dr_platform.verdict import Verdict
 from dr_platform.watch import is_cadenced
@@ -163,6 +165,85 @@ def test_what_was_taken_down_on_purpose_is_not_brought_back(platform: Platform, 
     result = tick(platform, "remediation", instance)
     assert result.run_requests == []
     assert str(result.skip_reason.skip_message if result.skip_reason else "") == "nothing to mend"
+
+
+def with_rules(platform: Platform, *rules: dict[str, object]) -> None:
+    wanted = Remediation.model_validate({"rules": rules})
+    platform.environment = platform.environment.model_copy(update={"remediation": wanted})
+
+
+def fails(platform: Platform, instance: dg.DagsterInstance, target: tuple[str, str], check: str) -> None:
+    look = next(look for look in looks(platform) if (look.asset, look.check) == (target, check))
+    instance.report_runless_asset_event(check_evaluation(look, BAD))
+
+
+def test_each_check_is_met_with_its_own_action_and_its_own_budget(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    with_rules(
+        platform,
+        {"layer": "services", "check": "hipaa", "actions": ["restart", "page"]},
+        {"layer": "services", "part": DEPENDENT[1], "check": "smoke", "actions": ["page"]},
+    )
+    say(platform, instance, SERVICE, GOOD)
+    fails(platform, instance, SERVICE, "hipaa")
+    fails(platform, instance, SERVICE, "smoke")  # nothing is said about the smoke test of this one
+    fails(platform, instance, DEPENDENT, "smoke")
+    in_the_future(platform, 15)
+    clock, requests, calls = platform.clock, [], []
+    for _ in range(20):
+        result = tick(platform, "remediation", instance)
+        requests += result.run_requests or []
+        calls += [str(event.description) for event in result.asset_events]
+        clock.sleep(5)
+    (request,) = requests
+    assert (request.job_name, request.tags[TARGET_TAG]) == ("restart_part", "services/service-0001:hipaa")
+    assert sorted(calls) == [
+        "A person is needed: 1 attempts did not help: 0 of 1 replicas ready",
+        "A person is needed: nothing is tried by the policy: 0 of 1 replicas ready",
+    ]
+    written = [(entry.kind, entry.subject) for entry in platform.evidence.entries()]
+    assert sorted(written) == [
+        ("remediation-attempt", "services/service-0001:hipaa"),
+        ("remediation-escalated", "services/service-0001:hipaa"),
+        ("remediation-escalated", "services/service-0002:smoke"),
+    ]
+
+
+def test_what_cannot_go_back_says_why_and_has_the_next_action_and_stops_no_other(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    with_rules(platform, {"layer": "services", "actions": ["roll-back", "restart"]})
+    other = ("services", "service-0000")
+    for target in (other, ROUTER):
+        say(platform, instance, target, BAD if target == other else GOOD)
+    in_the_future(platform, 15)
+    first = tick(platform, "remediation", instance)
+    assert first.run_requests == []
+    assert "services/service-0000: service-0000: no other revision was stable here before" in str(first.skip_reason)
+    platform.clock.sleep(10)
+    (request,) = tick(platform, "remediation", instance).run_requests or []
+    assert (request.job_name, request.tags[ATTEMPT_TAG]) == ("restart_part", "2")
+
+
+def test_one_service_whose_record_cannot_be_read_keeps_no_other_from_being_mended(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, sound = ("services", "service-0000"), SERVICE
+    monkeypatch.setattr("dr_platform.remediation.below", lambda _catalog, _target: ())
+    for target in (broken, sound):
+        say(platform, instance, target, BAD)
+    read = platform.local_runtime.read_record
+
+    def refusing(name: str) -> object:
+        if name == broken[1]:
+            raise RuntimeUnreachable("local", "made unreachable")
+        return read(name)
+
+    monkeypatch.setattr(platform.local_runtime, "read_record", refusing)
+    in_the_future(platform, 15)
+    requests = tick(platform, "remediation", instance).run_requests or []
+    assert [request.tags[TARGET_TAG] for request in requests] == ["services/service-0001"]
 
 
 def test_health_regained_for_a_while_gives_the_budget_back(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -156,6 +156,7 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "controller",
         "rollouts",
         "incidents",
+        "intake",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
     assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention", "migrations"}
@@ -165,8 +166,18 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
 
 def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
     jobs = {job.name for job in definitions().resolve_all_job_defs()}
-    kept = {"bring_up", "health", "seed", "teardown", "retention", "remediate", "hourly_checks", "promote"}
-    assert jobs >= kept | {"deploy", "rollback", "tend_rollouts"}
+    kept = {
+        "bring_up",
+        "health",
+        "seed",
+        "teardown",
+        "retention",
+        "remediate",
+        "hourly_checks",
+        "promote",
+        "restart_part",
+    }
+    assert jobs >= kept | {"deploy", "rollback", "tend_rollouts", "emergency"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs
 
 
@@ -191,7 +202,7 @@ def test_a_further_service_is_an_asset_with_checks_without_any_other_change(tmp_
         Platform.open("local", catalog=generated(tmp_path / "more", 4), state=Path("/nonexistent"))
     )
     added = set(more.resolve_asset_graph().asset_check_keys) - set(few.resolve_asset_graph().asset_check_keys)
-    checks = ("healthy", "hipaa", "smoke", "access", "performance")
+    checks = ("healthy", "hipaa", "smoke", "access", "performance", "analysis")
     assert {key.to_user_string() for key in added} == {f"services/service-0003:{check}" for check in checks}
 
 
