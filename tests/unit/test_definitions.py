@@ -130,7 +130,7 @@ def test_a_service_comes_after_the_fleet_its_needs_and_their_schema() -> None:
 
 def test_a_whole_run_evaluates_checks_in_few_steps() -> None:
     job = definitions().resolve_job_def("health")
-    assert len(job.nodes) <= 25  # of so many kinds are checks, however many assets there are
+    assert len(job.nodes) <= 35  # of so many kinds are checks, however many assets there are
 
 
 def check_steps(job: str) -> set[str]:
