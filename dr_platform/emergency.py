@@ -201,7 +201,7 @@ def next_step(incident: Incident) -> Step | None:
 def _opened(platform: Platform, call: Call) -> Incident:
     environment, prefix = platform.environment.name, f"inc-emergency-{call.scope}-"
     opened = {entry.subject for entry in platform.evidence.entries(kind=Opened.KIND)}
-    earlier = sorted(subject for subject in opened if subject.removeprefix(prefix).isdecimal())
+    earlier = sorted(s for s in opened if s.startswith(prefix) and s.removeprefix(prefix).isdecimal())
     if (found := same_call(_readable(platform, earlier), environment, call, platform.clock.now())) is not None:
         return found
     # Two that call at once count the same, so that they open one incident.
