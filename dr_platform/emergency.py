@@ -13,7 +13,7 @@ the emergency of the same scope that was not finished, whoever had begun it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from dr_platform.incidents import (
     Action,
     ActionTaken,
     BreachNotAssessed,
+    BrokenIncident,
     Decision,
     Detection,
     Incident,
@@ -55,8 +56,8 @@ from dr_platform.verdict import Progress, Verdict, silent
 from dr_platform.watch import is_cadenced, look_at_all
 
 TRIGGER = "emergency"
-EVERYTHING = "all-services"
-"""The scope of an emergency of the whole platform; no service has this name."""
+EVERYTHING = "ALL"
+"""The scope of an emergency of the whole platform; names of services are in lower case."""
 RETRY_AFTER_S = 1800
 ASSESS_S = 20.0
 VERIFY_FOR = timedelta(seconds=60)
@@ -198,12 +199,13 @@ def next_step(incident: Incident) -> Step | None:
 
 
 def _opened(platform: Platform, call: Call) -> Incident:
-    environment, every = platform.environment.name, platform.incidents.list()
-    if (found := same_call(every, environment, call, platform.clock.now())) is not None:
+    environment, prefix = platform.environment.name, f"inc-emergency-{call.scope}-"
+    opened = {entry.subject for entry in platform.evidence.entries(kind=Opened.KIND)}
+    earlier = sorted(s for s in opened if s.startswith(prefix) and s.removeprefix(prefix).isdecimal())
+    if (found := same_call(_readable(platform, earlier), environment, call, platform.clock.now())) is not None:
         return found
-    earlier = sum(i.detection.trigger == TRIGGER and i.service == call.scope for i in every)
     # Two that call at once count the same, so that they open one incident.
-    incident = f"inc-emergency-{call.scope}-{earlier + 1}"
+    incident = f"{prefix}{len(earlier) + 1}"
     opening = Opened(
         service=call.scope,
         environment=environment,
@@ -212,6 +214,13 @@ def _opened(platform: Platform, call: Call) -> Incident:
         decision=Decision(mode="maintenance", automatic=False, break_glass_reason=call.reason),
     )
     return platform.incidents.open(incident, opening, call.actor)
+
+
+def _readable(platform: Platform, subjects: Iterable[str]) -> Iterator[Incident]:
+    """A record that somebody has spoiled keeps nobody from calling an emergency."""
+    for subject in subjects:
+        with suppress(BrokenIncident):
+            yield platform.incidents.show(subject)
 
 
 def _state(platform: Platform, scope: str) -> StateAtFire:

@@ -7,9 +7,10 @@ are materialised and restarted. Going back is asked of the controller at once, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from dr_platform import delivery
 from dr_platform.catalog.models import Remedial
@@ -44,7 +45,11 @@ from dr_platform.rollout.requests import RolloutRefused, ask, over_budget
 from dr_platform.runtime.port import Slot
 from dr_platform.verdict import Progress, silent
 
+T = TypeVar("T")
 ACTOR = "sensor:remediation"
+ROUND_S = 20.0
+"""Nothing is begun after this; a sensor's tick has a minute."""
+TURN_S = 5.0
 
 
 class NotOurs(PlatformError):
@@ -125,14 +130,24 @@ def carry_out(platform: Platform, found: Iterable[Findings], policies: Policies)
     stands = standing(platform)
     suspended = frozenset(("services", name) for name in platform.runtime.suspensions())
     health = next((Grounds(f.conditions, f.trails) for f in every if f.check == HEALTHY), Grounds({}, {}))
-    remedies = Remedies()
-    for findings in every:
-        ground = None if findings.check == HEALTHY else health
-        targets = sorted(findings.conditions.keys() & stands)
-        case = _Case(platform, findings, policies, suspended, ground)
-        for target in targets:
-            remedies = remedies.plus(case.about(target))
+    cases = [
+        (_Case(platform, findings, policies, suspended, None if findings.check == HEALTHY else health), target)
+        for findings in every
+        for target in sorted(findings.conditions.keys() & stands)
+    ]
+    clock, remedies = platform.clock, Remedies()
+    until = clock.monotonic() + ROUND_S
+    for case, target in in_turn(cases, clock.now()):
+        late = Remedies(waiting={case.subject(target): "no time in this round"})
+        remedies = remedies.plus(case.about(target) if clock.monotonic() < until else late)
     return remedies
+
+
+def in_turn(cases: Sequence[T], now: datetime) -> Sequence[T]:
+    """All of them, beginning with another one every few seconds: what is slow must not always come before
+    the same others."""
+    first = int(now.timestamp() // TURN_S) % len(cases) if cases else 0
+    return [*cases[first:], *cases[:first]]
 
 
 @dataclass(frozen=True)
@@ -145,8 +160,11 @@ class _Case:
     suspended: Collection[Target]
     ground: Grounds | None
 
+    def subject(self, target: Target) -> str:
+        return subject_of(target, self.findings.check)
+
     def about(self, target: Target) -> Remedies:
-        subject = subject_of(target, self.findings.check)
+        subject = self.subject(target)
         try:
             return self._act(target, subject)
         except PlatformError as exc:

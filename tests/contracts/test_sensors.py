@@ -226,6 +226,29 @@ def test_what_cannot_go_back_says_why_and_has_the_next_action_and_stops_no_other
     assert (request.job_name, request.tags[ATTEMPT_TAG]) == ("restart_part", "2")
 
 
+def test_a_slow_part_takes_its_round_and_not_that_of_the_others(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read of a record takes half a minute; at the next ticks others come first."""
+    monkeypatch.setattr("dr_platform.remediation.below", lambda _catalog, _target: ())
+    for target in (("services", "service-0000"), SERVICE, DEPENDENT):
+        say(platform, instance, target, BAD)
+    in_the_future(platform, 15)
+    clock, read, asked = platform.clock, platform.local_runtime.read_record, []
+
+    def slowly(name: str) -> object:
+        clock.sleep(30)
+        return read(name)
+
+    monkeypatch.setattr(platform.local_runtime, "read_record", slowly)
+    for _ in range(9):
+        requests = tick(platform, "remediation", instance).run_requests or []
+        assert len(requests) <= 1
+        asked += [request.tags[TARGET_TAG] for request in requests]
+        clock.sleep(5)
+    assert {"services/service-0000", "services/service-0001", "services/service-0002"} == set(asked)
+
+
 def test_one_service_whose_record_cannot_be_read_keeps_no_other_from_being_mended(
     platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -343,7 +343,7 @@ def test_one_service_that_cannot_be_looked_at_keeps_no_other_from_going_back(
     assert [event.asset_key.path[-1] for event in result.asset_events] == ["service-0001"]
 
 
-@pytest.mark.parametrize("name", ["aftercare", "controller", "rollouts", "incidents"])
+@pytest.mark.parametrize("name", ["aftercare", "controller", "rollouts", "incidents", "intake"])
 def test_a_sensor_that_cannot_look_says_so_and_keeps_its_cursor(
     stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,6 +284,13 @@ def test_a_repetition_of_what_has_just_ended_changes_nothing_and_a_later_call_is
     assert [i.incident for i in (first, other, later)] == [f"inc-emergency-{NAME}-{n}" for n in (1, 2, 3)]
 
 
+def test_a_record_that_was_spoiled_keeps_nobody_from_calling_an_emergency(place: Place) -> None:
+    for subject in ("inc-other", f"inc-emergency-{NAME}-1"):
+        place.platform.evidence.append("incident.opened", subject, "somebody", {"schema_version": 99})
+    handled = place.handled()
+    assert (handled.done, handled.incident) == (True, f"inc-emergency-{NAME}-2")
+
+
 def test_a_reason_that_identifies_a_patient_and_an_unknown_service_are_refused_before_anything_is_changed(
     place: Place,
 ) -> None:

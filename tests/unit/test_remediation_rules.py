@@ -36,7 +36,7 @@ from dr_platform.remediation import (
     situations,
     subject_of,
 )
-from dr_platform.remedy import ACTOR, Remedy, go_back, restart
+from dr_platform.remedy import ACTOR, Remedy, go_back, in_turn, restart
 from dr_platform.resources import ATTEMPT_TAG, RESTART_JOB, TARGET_TAG, attempt_request
 from dr_platform.rollout.requests import RolloutRefused
 from dr_platform.runtime.port import ReplicaState, Slot
@@ -309,6 +309,14 @@ def test_a_service_goes_back_once_in_its_time_and_never_over_what_somebody_asked
 def test_without_a_version_before_it_says_why_it_does_not_go_back(stage: Stage) -> None:
     with pytest.raises(RolloutRefused, match="no other revision was stable here before"):
         go_back(stage.platform, NAME, "healthy", "why")
+
+
+def test_what_is_slow_does_not_always_come_before_the_same_others() -> None:
+    cases = ["a", "b", "c"]
+    rounds = [tuple(in_turn(cases, NOW + timedelta(seconds=5 * n))) for n in range(3)]
+    assert {order[0] for order in rounds} == set(cases)
+    assert all(sorted(order) == cases for order in rounds)
+    assert list(in_turn([], NOW)) == []
 
 
 def test_the_remediation_sensor_that_cannot_look_says_so(stage: Stage) -> None:
