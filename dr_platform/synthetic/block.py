@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dr_platform.synthetic import vocabulary as words
-from dr_platform.synthetic.draws import Draws, cumulated, lognormal, zipf
+from dr_platform.synthetic.draws import MARK, Draws, cumulated, lognormal, zipf
 from dr_platform.synthetic.people import Person, people
 from dr_platform.synthetic.plan import BLOCK, DAYS, Plan
 from dr_platform.synthetic.rows import (
@@ -286,8 +286,8 @@ class _Scene:
 
     def _token_hashes(self) -> list[bytes]:
         parts = [self.draws.bits(f"session/token{part}", self.talks).astype(">u8") for part in range(4)]
-        joined = np.stack(parts, axis=1).tobytes()
-        return [joined[at : at + 32] for at in range(0, len(joined), 32)]
+        joined, mark = np.stack(parts, axis=1).tobytes(), bytes.fromhex(MARK)
+        return [mark + joined[at + len(mark) : at + 32] for at in range(0, len(joined), 32)]
 
     def conversations(self) -> Iterator[Conversation]:
         ids = self.draws.uuids("talk/id", self.talks)

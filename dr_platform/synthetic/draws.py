@@ -77,6 +77,12 @@ class Draws:
 
 MARK = "5eed"
 """How identifiers of synthetic rows begin."""
+LOWEST, HIGHEST = f"{MARK}0000-0000-0000-0000-000000000000", f"{MARK}ffff-ffff-ffff-ffff-ffffffffffff"
+
+
+def after(mark: str) -> str:
+    """The least text above all that begin with ``mark``."""
+    return mark[:-1] + chr(ord(mark[-1]) + 1)
 
 
 def _uuid_text(one: int, two: int) -> str:

@@ -93,7 +93,7 @@ class Plan:
         return cls(fields["seed"], fields["scale"], date.fromisoformat(fields["until"]), fields["format"])
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, scale {self.scale:g}, until {self.until}"
+        return f"seed {self.seed}, scale {self.scale:g}, until {self.until}, format {self.format}"
 
 
 
