@@ -18,6 +18,7 @@ from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
+from jobs.synthetic import synthetic_job
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
 from sensors.controller import controller_sensor
@@ -44,7 +45,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform)],
+        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform), synthetic_job(platform)],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),

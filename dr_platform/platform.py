@@ -282,6 +282,10 @@ class Platform:
         database = self.catalog.databases[name]
         return connect_database(database, self._endpoint(database), self.secrets, role)
 
+    def endpoint(self, name: str) -> Endpoint:
+        """Where a managed database answers."""
+        return self._endpoint(self.catalog.databases[name])
+
     @property
     def knowledge_database(self) -> Database:
         """Where knowledge is kept: the first database whose engine has vectors and full text."""

@@ -21,6 +21,7 @@ from dr_platform.cli import (
     release_verbs,
     rollout_verbs,
     service_verbs,
+    synthetic_verbs,
 )
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
@@ -57,6 +58,7 @@ def options(
 platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
+synthetic_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 promotion_verbs.register(app)

@@ -142,7 +142,7 @@ def missing(plan: Plan, part: str, databases: tuple[str, ...], done: frozenset[U
             yield Errand(plan, part, block, left)
 
 
-def _load(  # noqa: PLR0913, PLR0917 - each of them is one thing, and only ``load`` calls it
+def _load(
     plan: Plan,
     servers: Servers,
     names: tuple[str, ...],

@@ -76,7 +76,7 @@ def people(draws: Draws, kind: str, numbers: Sequence[int], until: date) -> list
     return [_person(kind, number, until, *values) for number, *values in zip(numbers, *columns, strict=True)]
 
 
-def _person(  # noqa: PLR0913, PLR0917 - one value per column that was drawn
+def _person(
     kind: str,
     number: int,
     until: date,

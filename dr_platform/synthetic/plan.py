@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -94,8 +93,6 @@ class Plan:
 
     def __str__(self) -> str:
         return f"seed {self.seed}, scale {self.scale:g}, until {self.until}, format {self.format}"
-
-
 
 
 def require_synthetic(environment: str, data_class: DataClass) -> None:

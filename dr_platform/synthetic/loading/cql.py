@@ -68,7 +68,8 @@ class CqlLoader:
     def _listed(self) -> Any:
         return self._prepare(
             "INSERT INTO conversations_by_account"
-            " (account_id, started_at, conversation_id, title_ciphertext, key_version, status) VALUES (?, ?, ?, ?, ?, ?)"
+            " (account_id, started_at, conversation_id, title_ciphertext, key_version, status)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
         )
 
     @cached_property

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from dr_platform.databases.postgresql import BoundedConnection
 from dr_platform.synthetic.draws import HIGHEST, LOWEST
 from dr_platform.synthetic.loading.port import Counts, LoadFailed
 from dr_platform.synthetic.rows import Block
@@ -30,6 +31,7 @@ REMOVED_TABLES = (
 )
 """In the order in which rows are removed, with the columns that name an account. Not here:
 ``audit.events``, from which nobody can take anything."""
+_ALL = sql.SQL("true")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANSWER_S = 120.0
 """A block behind another one's chain of audit events, on a machine that does much else."""
@@ -199,11 +201,11 @@ class PostgresLoader:
     """``record`` writes the progress of the block in the same transaction, first of all, and returns
     false where another process has it: then nothing is loaded."""
 
-    def __init__(self, name: str, connection: psycopg.Connection[Any], sealer: Sealer) -> None:
+    def __init__(self, name: str, connection: BoundedConnection, sealer: Sealer) -> None:
         self._name = name
         self._connection = connection
         self._sealer = sealer
-        connection.limit_s = _ANSWER_S  # type: ignore[attr-defined]  # ty: ignore[unresolved-attribute]
+        connection.limit_s = _ANSWER_S
 
     def load_once(self, block: Block, record: Callable[[psycopg.Connection[Any], Counts], bool]) -> Counts | None:
         """The rows per table, or ``None`` where the block was loaded before."""
@@ -258,13 +260,14 @@ def remove(name: str, connection: psycopg.Connection[Any]) -> int:
 
 
 def _remove_from(
-    connection: psycopg.Connection[Any], table: str, columns: Sequence[str], further: sql.Composable = sql.SQL("true")
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[str], further: sql.Composable = _ALL
 ) -> int:
     own = sql.SQL(" OR ").join(
         sql.SQL("{} BETWEEN {} AND {}").format(sql.Identifier(column), LOWEST, HIGHEST) for column in columns
     )
     statement = sql.SQL(
-        "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {further} AND ({own}) LIMIT {limit}))"
+        "DELETE FROM {table}"
+        " WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {further} AND ({own}) LIMIT {limit}))"
     ).format(table=sql.Identifier(*table.split(".")), further=further, own=own, limit=_REMOVED_AT_ONCE)
     removed = 0
     while count := connection.execute(statement).rowcount:
