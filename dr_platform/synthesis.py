@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dr_platform.bring_up import unavailable_reason
 from dr_platform.catalog import Engine
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.platform import Platform
-from dr_platform.synthetic.load import LoadReport, load
-from dr_platform.synthetic.plan import Plan, require_synthetic
-from dr_platform.synthetic.progress import Existing
-from dr_platform.synthetic.worker import Server, Servers
+from dr_platform.synthetic.plan import Existing, Plan, require_synthetic
 from dr_platform.verdict import Measure, Progress, silent
+
+if TYPE_CHECKING:
+    # Drivers, numpy and cryptography are loaded when data is made, not wherever the verb or the job is known.
+    from dr_platform.synthetic.load import LoadReport
+    from dr_platform.synthetic.worker import Server, Servers
 
 EVIDENCE = "synthetic-data"
 
@@ -81,6 +84,8 @@ def synthesize(
     Raises ``NotSynthetic`` before anything is connected to, ``NoAccounts`` where PostgreSQL is not
     there, and what ``load`` raises.
     """
+    from dr_platform.synthetic.load import load
+
     require_synthetic(platform.environment.name, platform.binding.data_class)
     servers = servers_of(platform)
     absent = tuple(_absent(platform, servers))
@@ -109,6 +114,8 @@ def synthesize(
 
 def servers_of(platform: Platform) -> Servers:
     """The first database of each engine."""
+    from dr_platform.synthetic.worker import Server, Servers
+
     firsts: dict[Engine, Server] = {}
     for name, database in platform.catalog.databases.items():
         firsts.setdefault(database.engine, Server(database, platform.endpoint(name)))

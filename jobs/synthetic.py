@@ -5,8 +5,7 @@ import dagster as dg
 from dr_platform.platform import Platform
 from dr_platform.resources import carried_out
 from dr_platform.synthesis import synthesize
-from dr_platform.synthetic.plan import Plan
-from dr_platform.synthetic.progress import Existing
+from dr_platform.synthetic.plan import Existing, Plan
 from jobs.delivery import ACTOR_TAG
 
 

@@ -32,8 +32,7 @@ def synthesize(
 ) -> None:
     """Fill the databases with invented patients, the same for the same seed; 0 only when all of it is there."""
     from dr_platform.synthesis import synthesize as carry_out
-    from dr_platform.synthetic.plan import LAST_DAY, Plan
-    from dr_platform.synthetic.progress import Existing
+    from dr_platform.synthetic.plan import LAST_DAY, Existing, Plan
 
     plan = Plan(seed, scale, until.date() if until else LAST_DAY)
     existing = Existing.REPLACED if replace else Existing.KEPT

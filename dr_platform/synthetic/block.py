@@ -55,10 +55,6 @@ SECOND_MS, HOUR_MS, DAY_MS = 1_000, 3_600_000, 86_400_000
 MOST_OPEN_SESSIONS = 100_000
 """In the cache, whose server keeps everything in memory: 30 MB."""
 _CONVERSATION_BITS, _MESSAGE_BITS = 14, 16
-_CONVERSATIONS = lognormal(4.0, 1.2, 1, 1_500)
-"""Per patient: half have up to four, one in a hundred more than 65."""
-_MESSAGES = lognormal(6.0, 0.8, 1, 400)
-_PAUSES_S = lognormal(35.0, 1.1, 2, 5_400)
 _HOURS = cumulated([5, 3, 2, 1, 1, 2, 4, 8, 10, 9, 8, 8, 9, 8, 7, 7, 8, 10, 13, 17, 22, 25, 21, 12])
 """People write in the evening, UTC."""
 _SEQUENCE = 1 << 38
@@ -70,6 +66,21 @@ PURPOSES = (
     ("marketing", 120_000),
 )
 _CAREGIVERS = ("caregiver", "parent", "guardian", "partner")
+
+
+def conversations_per_patient() -> NDArray[np.int64]:
+    """Half have up to four, one in a hundred more than 65."""
+    return lognormal(4.0, 1.2, 1, 1_500)
+
+
+def messages_per_conversation() -> NDArray[np.int64]:
+    """Half have up to six, one in a hundred more than 38."""
+    return lognormal(6.0, 0.8, 1, 400)
+
+
+def pauses_s() -> NDArray[np.int64]:
+    """Between two messages."""
+    return lognormal(35.0, 1.1, 2, 5_400)
 
 
 def clinicians(plan: Plan, block: int) -> Block:
@@ -157,7 +168,7 @@ class _Scene:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Conversations, and so sessions, per patient."""
-        return self.draws.ranked("patient/conversations", self.rows, _CONVERSATIONS)
+        return self.draws.ranked("patient/conversations", self.rows, conversations_per_patient())
 
     @cached_property
     def owners(self) -> NDArray[np.int64]:
@@ -294,7 +305,7 @@ class _Scene:
         titles = self.draws.picks("talk/title", self.talks, len(words.TITLES)).tolist()
         named = self.draws.chances("talk/named", self.talks, 50_000).tolist()
         closed = self.draws.chances("talk/closed", self.talks, 700_000).tolist()
-        counts = self.draws.ranked("talk/messages", self.talks, _MESSAGES)
+        counts = self.draws.ranked("talk/messages", self.talks, messages_per_conversation())
         messages, end = self._messages(counts), 0
         starts = self.starts_ms.tolist()
         for at, (owner, count) in enumerate(zip(self.owners.tolist(), counts.tolist(), strict=True)):
@@ -339,7 +350,7 @@ class _Scene:
 
     def _times(self, keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """One after the other within a conversation, from its start on."""
-        pauses = self.draws.ranked("message/pause", keys, _PAUSES_S) * SECOND_MS
+        pauses = self.draws.ranked("message/pause", keys, pauses_s()) * SECOND_MS
         pauses += self.draws.picks("message/ms", keys, SECOND_MS)
         passed = np.cumsum(pauses)
         firsts = np.cumsum(counts) - counts

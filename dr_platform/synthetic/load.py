@@ -21,8 +21,8 @@ from dr_platform.databases.connect import connect_database
 from dr_platform.reference_service.cipher import FieldCipher
 from dr_platform.synthetic.block import clinician_blocks
 from dr_platform.synthetic.draws import LOWEST
-from dr_platform.synthetic.plan import Plan, require_synthetic
-from dr_platform.synthetic.progress import Existing, Held, Progress, Step, block_id, decide
+from dr_platform.synthetic.plan import Existing, Plan, require_synthetic
+from dr_platform.synthetic.progress import Held, Progress, Step, block_id, decide
 from dr_platform.synthetic.sealing import Keys, read_keys
 from dr_platform.synthetic.worker import CLINICIANS, PATIENTS, Done, Errand, Server, Servers, Worker, carry_out, start
 from dr_platform.verdict import Progress as Tell

@@ -13,6 +13,8 @@ from dr_platform.synthetic.draws import Draws
 
 MAIL_DOMAIN = "example.invalid"
 MRN_PREFIX = "SYN-"
+_LETTERS = {"patient": "p", "clinician": "d", "caregiver": "c"}
+"""Different ones, because addresses and record numbers are unique over all kinds."""
 _OLDEST_DAYS = 36_500
 _YOUNGEST_DAYS = 6_575
 """18 years."""
@@ -99,14 +101,14 @@ def _person(
         id=identifier,
         given=first,
         family=last,
-        email=f"{first}.{last}.{kind[0]}{number}@{MAIL_DOMAIN}".lower(),
+        email=f"{first}.{last}.{_LETTERS[kind]}{number}@{MAIL_DOMAIN}".lower(),
         born=until - timedelta(days=_YOUNGEST_DAYS + age),
         phone=f"({words.AREA_CODES[area]}) 555-01{line:02d}",
         street=f"{house + 100} {words.STREETS[road]} {words.STREET_KINDS[way]}",
         town=town,
         state=state,
         zip=f"{sectional}{zip_end:02d}",
-        mrn=f"{MRN_PREFIX}{kind[0].upper()}{number:08d}",
+        mrn=f"{MRN_PREFIX}{_LETTERS[kind].upper()}{number:08d}",
         # Group 00 is given to nobody, and taxpayer numbers, which begin with 9 too, have no such group.
         ssn=f"9{ssn // 10_000:02d}-00-{ssn % 10_000:04d}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 
 from dr_platform.catalog import DataClass
 from dr_platform.errors import ExitCode, PlatformError
@@ -93,6 +94,15 @@ class Plan:
 
     def __str__(self) -> str:
         return f"seed {self.seed}, scale {self.scale:g}, until {self.until}, format {self.format}"
+
+
+class Existing(StrEnum):
+    """What becomes of other synthetic data that the databases hold."""
+
+    KEPT = "kept"
+    """The load is refused."""
+    REPLACED = "replaced"
+    """It is removed first; also where it is of the same plan."""
 
 
 def require_synthetic(environment: str, data_class: DataClass) -> None:

@@ -20,7 +20,7 @@ from psycopg import Connection
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.reference_service.cipher import FieldCipher, Place
 from dr_platform.synthetic.loading.port import Counts
-from dr_platform.synthetic.plan import Plan
+from dr_platform.synthetic.plan import Existing, Plan
 from dr_platform.synthetic.sealing import Sealer
 
 SERVICE = "synthetic-data"
@@ -71,15 +71,6 @@ class LoadInProgress(TemporaryFailure):
         self.what = "another process is loading or removing synthetic data"
         self.untouched = "everything, as far as this run is concerned"
         self.next_step = "let it end and repeat; one that was killed holds nothing"
-
-
-class Existing(StrEnum):
-    """What becomes of other synthetic data that the databases hold."""
-
-    KEPT = "kept"
-    """The load is refused."""
-    REPLACED = "replaced"
-    """It is removed first; also where it is of the same plan."""
 
 
 class Step(StrEnum):
