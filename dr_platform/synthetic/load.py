@@ -48,6 +48,7 @@ class LoadReport:
     seconds: Mapping[str, float]
     generated_s: float
     removed: int
+    removed_s: float
     finished: bool
     duration_s: float
 
@@ -83,9 +84,10 @@ def load(
         held = records.held()
         step = decide(held, plan, existing)
         if step is Step.NOTHING and held is not None:
-            return LoadReport(plan, {}, held.counts, {}, 0.0, 0, True, clock.monotonic() - started)
+            return LoadReport(plan, {}, held.counts, {}, 0.0, 0, 0.0, True, clock.monotonic() - started)
         if step is Step.REMOVE_THEN_LOAD and held is not None:
             removed = _remove(held, servers, database.connection, records, progress)
+        removed_s = clock.monotonic() - started
         records.begin(plan)
         names = tuple(name for name in servers.names if wanted is None or name in wanted)
         tally = _Tally(plan, clock, progress)
@@ -95,7 +97,8 @@ def load(
             database.connection.execute("ANALYZE")
         counts = records.finish(plan).counts if complete else records.counts()
     duration = clock.monotonic() - started
-    return LoadReport(plan, tally.loaded(), counts, tally.seconds, tally.generated_s, removed, complete, duration)
+    times = (tally.seconds, tally.generated_s, removed, removed_s)
+    return LoadReport(plan, tally.loaded(), counts, *times, complete, duration)
 
 
 @contextlib.contextmanager
