@@ -14,9 +14,10 @@ FORMAT = 1
 """Rises when the same plan would give other rows, so that a stopped load is not finished by another
 generator."""
 PATIENTS_PER_SCALE = 1_000
-BLOCK = 100
-"""Patients of one block, the unit that is loaded, recorded and repeated. About 7,000 messages and
-10 MB: large enough for every engine's bulk path, small enough that nobody waits for its commit."""
+BLOCK = 50
+"""Patients of one block, the unit that is loaded, recorded and repeated. About 3,500 messages and
+5 MB: large enough for every engine's bulk path, small enough that services, which wait for the chain
+of audit events while a block is committed, wait a tenth of a second."""
 DAYS = 730
 LAST_DAY = date(2026, 10, 31)
 MOST_SCALE = 100_000.0

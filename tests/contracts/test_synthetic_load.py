@@ -35,7 +35,7 @@ from tests.reference_platform import Fleet, databases, fleet, until
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(300)]
 
 PLAN = Plan(seed=3, scale=0.12)
-"""Two blocks, the second of twenty patients."""
+"""Three blocks, the last of twenty patients."""
 OTHER = Plan(seed=4, scale=0.02)
 
 

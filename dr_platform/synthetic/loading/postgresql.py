@@ -219,6 +219,9 @@ class PostgresLoader:
                 for table, _ in _with_rows(block):
                     made = table.rows(block, self._sealer)
                     copy_rows(self._connection, table.name, table.columns, table.types, made)
+            # Each audit event leaves an old version of the chain's head, and each reads past all of them:
+            # without this the events of the twelfth block take twice as long as those of the first.
+            self._connection.execute("VACUUM (SKIP_LOCKED, TRUNCATE off) audit.head")
         except psycopg.Error as exc:
             raise LoadFailed(self._name, f"{type(exc).__name__} ({exc.sqlstate})") from None  # its text quotes rows
         return counts
