@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -35,6 +35,7 @@ _WAITING = 2
 """Errands per process, so that none waits for the next and none piles up."""
 _TOLD_EVERY_S = 5.0
 _ACCOUNTS_AT_ONCE = 500
+_ASKED_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
@@ -77,28 +78,26 @@ def load(
     """
     require_synthetic(environment, data_class)
     started = clock.monotonic()
-    cipher, removed = FieldCipher(servers.secrets, clock), 0
+    names = tuple(name for name in servers.names if wanted is None or name in wanted)
     with _connected(servers, servers.postgresql) as database:
-        records = Progress(database.connection, cipher)
-        records.take_lock()
-        held = records.held()
-        step = decide(held, plan, existing)
-        if step is Step.NOTHING and held is not None:
-            return LoadReport(plan, {}, held.counts, {}, 0.0, 0, 0.0, True, clock.monotonic() - started)
-        if step is Step.REMOVE_THEN_LOAD and held is not None:
-            removed = _remove(held, servers, database.connection, records, progress)
-        removed_s = clock.monotonic() - started
-        records.begin(plan)
-        names = tuple(name for name in servers.names if wanted is None or name in wanted)
-        tally = _Tally(plan, clock, progress)
-        _load(plan, servers, names, read_keys(servers.secrets, clock), records, processes, tally, clock)
-        complete = names == servers.names
-        if complete:
-            database.connection.execute("ANALYZE")
-        counts = records.finish(plan).counts if complete else records.counts()
-    duration = clock.monotonic() - started
+        records = Progress(database.connection, FieldCipher(servers.secrets, clock))
+        with records.alone(clock):
+            step = decide(held := records.held(), plan, existing)
+            if step is Step.NOTHING and held is not None:
+                return LoadReport(plan, {}, held.counts, {}, 0.0, 0, 0.0, True, clock.monotonic() - started)
+            removed = 0
+            if step is Step.REMOVE_THEN_LOAD and held is not None:
+                removed = _remove(held, servers, database.connection, records, progress)
+            removed_s = clock.monotonic() - started
+            tally = _Tally(plan, clock, progress)
+            records.begin(plan)
+            _load(plan, servers, names, records, processes, tally, clock)
+            complete = names == servers.names
+            if complete:
+                database.connection.execute("ANALYZE")
+            counts = records.finish(plan).counts if complete else records.counts()
     times = (tally.seconds, tally.generated_s, removed, removed_s)
-    return LoadReport(plan, tally.loaded(), counts, *times, complete, duration)
+    return LoadReport(plan, tally.loaded(), counts, *times, complete, clock.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -137,30 +136,37 @@ class _Tally:
         return {name: dict(sorted(counts.items())) for name, counts in sorted(self._counts.items())}
 
 
-def missing(plan: Plan, part: str, databases: tuple[str, ...], done: frozenset[UUID]) -> Iterator[Errand]:
-    """What is left to do of one part, in order of the blocks."""
-    for block in range(clinician_blocks(plan) if part == CLINICIANS else plan.blocks):
-        left = tuple(name for name in databases if block_id(plan, name, part, block) not in done)
-        if left:
-            yield Errand(plan, part, block, left)
+Recorded = Callable[[Sequence[UUID]], frozenset[UUID]]
+"""Which of these blocks are recorded."""
+
+
+def missing(plan: Plan, part: str, databases: tuple[str, ...], recorded: Recorded) -> Iterator[Errand]:
+    """What is left to do of one part, in order of the blocks; asks about a few hundred blocks at a time."""
+    blocks = clinician_blocks(plan) if part == CLINICIANS else plan.blocks
+    for first in range(0, blocks, _ASKED_AT_ONCE):
+        window = range(first, min(first + _ASKED_AT_ONCE, blocks))
+        ids = {(name, block): block_id(plan, name, part, block) for block in window for name in databases}
+        done = recorded(list(ids.values()))
+        for block in window:
+            left = tuple(name for name in databases if ids[name, block] not in done)
+            if left:
+                yield Errand(plan, part, block, left)
 
 
 def _load(
     plan: Plan,
     servers: Servers,
     names: tuple[str, ...],
-    keys: Keys,
     records: Progress,
     processes: int,
     tally: _Tally,
     clock: Clock,
 ) -> None:
-    done = records.done()
-    first = servers.names[:1]
-    with _workers(servers, keys, processes, clock) as work:
-        # Patients refer to clinicians, so those are there before the first patient is.
-        for errands in (missing(plan, CLINICIANS, first, done), missing(plan, PATIENTS, names, done)):
-            for finished in work(errands):
+    # Patients refer to clinicians, so those are there before the first patient is.
+    parts = ((CLINICIANS, servers.names[:1]), (PATIENTS, names))
+    with _workers(servers, read_keys(servers.secrets, clock), processes, clock) as work:
+        for part, databases in parts:
+            for finished in work(missing(plan, part, databases, records.recorded)):
                 tally.add(finished)
 
 

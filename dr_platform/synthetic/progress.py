@@ -8,15 +8,18 @@ what was loaded without a record is loaded again, which changes nothing there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections import Counter
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 
+from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.reference_service.cipher import FieldCipher, Place
 from dr_platform.synthetic.loading.port import Counts
@@ -28,6 +31,9 @@ _PLAN, _BLOCK = "plan", "block"
 _PLAN_ID = uuid.uuid5(uuid.NAMESPACE_URL, "dr-platform/synthetic/plan")
 _LOCK = 0x6472705F73796E74
 """Key of the advisory lock that a loader holds; the server frees it when the loader is gone."""
+PATIENCE_S = 3.0
+"""The server may need a moment to see that a loader was killed."""
+_LOOK_S = 0.1
 
 
 class State(StrEnum):
@@ -99,11 +105,24 @@ class Progress:
         self._connection = connection
         self._cipher = cipher  # opens what was written before a key was rotated, too
 
-    def take_lock(self) -> None:
-        """Hold the lock until the connection ends. Raises ``LoadInProgress``."""
-        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()
-        if row is None or not row[0]:
-            raise LoadInProgress
+    @contextlib.contextmanager
+    def alone(self, clock: Clock) -> Generator[None]:
+        """Hold the lock for the block; it ends with the connection at the latest. Raises
+        ``LoadInProgress``."""
+        give_up = clock.monotonic() + PATIENCE_S
+        while not self._locked("pg_try_advisory_lock"):
+            if clock.monotonic() >= give_up:
+                raise LoadInProgress
+            clock.sleep(_LOOK_S)
+        try:
+            yield
+        finally:
+            if not self._connection.closed:
+                self._locked("pg_advisory_unlock")
+
+    def _locked(self, function: LiteralString) -> bool:
+        row = self._connection.execute(f"SELECT {function}(%s)", (_LOCK,)).fetchone()
+        return bool(row and row[0])
 
     def held(self) -> Held | None:
         row = self._connection.execute(
@@ -133,10 +152,10 @@ class Progress:
     def finish_removal(self) -> None:
         self._connection.execute("DELETE FROM work.records WHERE service = %s", (SERVICE,))
 
-    def done(self) -> frozenset[uuid.UUID]:
-        """Identifiers of ``block_id`` that are recorded."""
+    def recorded(self, identifiers: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
+        """Which of these (see ``block_id``) are recorded."""
         rows = self._connection.execute(
-            "SELECT id FROM work.records WHERE service = %s AND kind = %s", (SERVICE, _BLOCK)
+            "SELECT id FROM work.records WHERE service = %s AND id = ANY(%s)", (SERVICE, list(identifiers))
         ).fetchall()
         return frozenset(row[0] for row in rows)
 
@@ -145,7 +164,7 @@ class Progress:
         sums: dict[str, Counter[str]] = {}
         with self._connection.cursor() as cursor:
             statement = "SELECT id, body_ciphertext FROM work.records WHERE service = %s AND kind = %s"
-            for identifier, sealed in cursor.execute(statement, (SERVICE, _BLOCK)):
+            for identifier, sealed in cursor.stream(statement, (SERVICE, _BLOCK)):
                 found = self._opened(identifier, bytes(sealed))
                 sums.setdefault(found["database"], Counter()).update(found["counts"])
         return {database: dict(sorted(tables.items())) for database, tables in sorted(sums.items())}

@@ -19,8 +19,11 @@ from dr_platform.catalog import DataClass, Role
 from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.embedded import embedded_server
+from dr_platform.evidence import MemoryEvidenceLog
+from dr_platform.platform import Platform
 from dr_platform.reference_service.cipher import FieldCipher, Place
 from dr_platform.reference_service.roles.chat_history import stable_id
+from dr_platform.synthesis import synthesize
 from dr_platform.synthetic.block import clinician_blocks, clinicians, patients
 from dr_platform.synthetic.load import LoadReport, load
 from dr_platform.synthetic.loading.cql import NODE
@@ -34,8 +37,8 @@ from tests.reference_platform import Fleet, databases, fleet, until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(300)]
 
-PLAN = Plan(seed=3, scale=0.12)
-"""Three blocks, the last of twenty patients."""
+PLAN = Plan(seed=3, scale=0.07)
+"""Two blocks, the second of twenty patients."""
 OTHER = Plan(seed=4, scale=0.02)
 
 
@@ -155,7 +158,12 @@ def test_a_load_that_is_killed_leaves_no_process_and_is_finished_by_the_next_one
     assert process.pid is not None
     recorded = "SELECT count(*) FROM work.records WHERE service = %s AND kind = 'block'"
     # The second record is that of patients in PostgreSQL: the other databases are behind.
-    until("a block is recorded", lambda: stack.rows(recorded, SERVICE)[0][0] >= 2, 120)
+
+    def under_way() -> bool:
+        assert process.is_alive()
+        return stack.rows(recorded, SERVICE)[0][0] >= 2
+
+    until("a block is recorded", under_way, 120)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -278,10 +286,9 @@ def test_two_at_once_are_one(stack: Stack) -> None:
     other = connect_database(
         stack.servers.postgresql.database, stack.servers.postgresql.endpoint, stack.servers.secrets, "admin"
     )
-    with contextlib.closing(other):
-        Progress(other.connection, FieldCipher(stack.servers.secrets, SystemClock())).take_lock()
-        with pytest.raises(LoadInProgress):
-            stack.load()
+    first = Progress(other.connection, FieldCipher(stack.servers.secrets, SystemClock()))
+    with contextlib.closing(other), first.alone(SystemClock()), pytest.raises(LoadInProgress):
+        stack.load()
     stack.load()
 
 
@@ -324,3 +331,21 @@ def test_a_removal_that_was_stopped_is_named_and_then_finished(stack: Stack) -> 
         stack.load(OTHER)
     assert stack.load(PLAN, Existing.REPLACED).removed > 0
     assert len(stack.talks("conversations", "conversation_id")) == wanted_counts(PLAN)["conversations"]
+
+
+def test_the_platform_fills_its_own_databases_and_leaves_one_entry_of_evidence(stack: Stack) -> None:
+    stack.has(OTHER)
+    catalog, clock = stack.fleet.catalog, SystemClock()
+    platform = Platform(catalog, catalog.environments["local"], stack.fleet.state, clock=clock)
+    evidence = MemoryEvidenceLog(clock)
+    vars(platform)["evidence"] = evidence  # its own lies in the system database, which is not part of this
+    again = synthesize(platform, OTHER, "tester")
+    assert again.report.rows == 0
+    assert evidence.count() == 0
+    replaced = synthesize(platform, OTHER, "tester", existing=Existing.REPLACED, processes=1)
+    figures = replaced.measurements()
+    assert figures["finished"] is True
+    assert figures["scylladb_rows"] == sum(replaced.report.held["scylladb"].values()) > 0
+    assert [(entry.kind, entry.subject, entry.actor) for entry in evidence.entries()] == [
+        ("synthetic-data", "local", "tester")
+    ]

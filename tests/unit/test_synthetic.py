@@ -8,9 +8,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -391,12 +392,25 @@ def test_a_plan_that_cannot_be_is_refused(seed: int, scale: float) -> None:
         Plan(seed, scale)
 
 
+def test_what_is_recorded_is_asked_about_in_bounded_portions() -> None:
+    asked: list[int] = []
+
+    def nothing(ids: Sequence[UUID]) -> frozenset[UUID]:
+        asked.append(len(ids))
+        return frozenset()
+
+    plan = Plan(1, 40)
+    assert [errand.block for errand in missing(plan, PATIENTS, ("a", "b"), nothing)] == list(range(plan.blocks))
+    assert max(asked) == 500
+    assert sum(asked) == 2 * plan.blocks
+
+
 def test_only_what_is_not_recorded_is_left_to_do() -> None:
     plan, names = Plan(1, 0.15), ("postgres", "redis")
     done = frozenset({block_id(plan, "postgres", PATIENTS, 0), block_id(plan, "redis", PATIENTS, 0)})
     done |= {block_id(plan, "redis", PATIENTS, 1)}
-    left = [(errand.block, errand.databases) for errand in missing(plan, PATIENTS, names, done)]
+    left = [(errand.block, errand.databases) for errand in missing(plan, PATIENTS, names, done.intersection)]
     assert left == [(1, ("postgres",)), (2, names)]
-    assert [errand.block for errand in missing(plan, CLINICIANS, names, done)] == [0]
+    assert [errand.block for errand in missing(plan, CLINICIANS, names, done.intersection)] == [0]
     # A record of another plan says nothing about this one.
-    assert len(list(missing(Plan(2, 0.15), PATIENTS, names, done))) == 3
+    assert len(list(missing(Plan(2, 0.15), PATIENTS, names, done.intersection))) == 3
