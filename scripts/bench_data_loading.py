@@ -42,7 +42,7 @@ PROCESSES = 2
 DIMENSIONS = 384
 BATCH = 10_000
 """Rows that are made at a time, of which a tenth has a vector."""
-SCALES = (2.0, 8.0)
+SCALES = (1.0, 4.0)
 WANTED_PER_S = 100_000
 
 _MESSAGES = ("id", "conversation_id", "author", "body", "at"), ("uuid", "uuid", "text", "text", "timestamptz")

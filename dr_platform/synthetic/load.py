@@ -74,7 +74,7 @@ def load(
     is missing the load stays unfinished.
 
     Raises ``NotSynthetic`` before anything is connected to; ``OtherData``, ``RemovalUnfinished`` and
-    ``LoadInProgress`` before anything is written; ``LoadFailed`` and what connecting raises.
+    ``LoadInProgress`` before anything is written; ``LoadFailed``, ``LoadRefused`` and what connecting raises.
     """
     require_synthetic(environment, data_class)
     started = clock.monotonic()

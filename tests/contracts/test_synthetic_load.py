@@ -28,6 +28,7 @@ from dr_platform.synthetic.block import clinician_blocks, clinicians, patients
 from dr_platform.synthetic.load import LoadReport, load
 from dr_platform.synthetic.loading.cql import NODE
 from dr_platform.synthetic.loading.mongodb import COLLECTIONS
+from dr_platform.synthetic.loading.port import LoadRefused
 from dr_platform.synthetic.loading.postgresql import PROFILE_SERVICE, TABLES
 from dr_platform.synthetic.plan import Existing, Plan
 from dr_platform.synthetic.progress import SERVICE, LoadInProgress, OtherData, Progress, RemovalUnfinished
@@ -279,6 +280,26 @@ def test_another_seed_or_scale_is_refused_and_nothing_is_changed(stack: Stack) -
         with pytest.raises(OtherData, match="seed 3"):
             stack.load(other)
     assert stack.contents() == before
+
+
+def test_a_row_that_the_server_refuses_leaves_nothing_of_its_block_and_is_not_tried_again(stack: Stack) -> None:
+    stack.has(OTHER)
+    connection = stack.adapter("postgres").connection
+    taken = patients(PLAN, 0).accounts[-1].person
+    cipher = FieldCipher(stack.servers.secrets, SystemClock())
+    # Somebody real has the address of an invented person, which is in use once.
+    connection.execute(
+        "INSERT INTO identity.accounts (kind, email_ciphertext, email_blind_index) VALUES ('staff', 'x', %s)",
+        (cipher.blind_index(taken.email, "account"),),
+    )
+    try:
+        with pytest.raises(LoadRefused, match="UniqueViolation"):
+            stack.load(PLAN, Existing.REPLACED)
+        first = patients(PLAN, 0).accounts[0].person.id
+        assert stack.rows("SELECT count(*) FROM identity.accounts WHERE id = %s", first) == [(0,)]
+    finally:
+        connection.execute("DELETE FROM identity.accounts WHERE kind = 'staff'")
+    assert stack.load(PLAN).finished
 
 
 def test_two_at_once_are_one(stack: Stack) -> None:

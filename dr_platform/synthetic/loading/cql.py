@@ -20,7 +20,7 @@ from cassandra.concurrent import execute_concurrent, execute_concurrent_with_arg
 from cassandra.query import BatchStatement, BatchType
 
 from dr_platform.reference_service.roles.chat_history import stable_id
-from dr_platform.synthetic.loading.port import Counts, LoadFailed
+from dr_platform.synthetic.loading.port import Counts, LoadFailed, LoadRefused
 from dr_platform.synthetic.loading.postgresql import moment
 from dr_platform.synthetic.rows import Block, Conversation, Message
 from dr_platform.synthetic.sealing import Sealer
@@ -158,10 +158,12 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
 
 @contextlib.contextmanager
 def driver_errors(name: str) -> Generator[None]:
-    """Whatever the driver raises as ``LoadFailed``; its texts may quote values."""
+    """Whatever the driver raises as ``LoadFailed`` or ``LoadRefused``; its texts may quote values."""
     try:
         yield
-    except (NoHostAvailable, DriverException, RequestExecutionException, InvalidRequest) as exc:
+    except InvalidRequest as exc:
+        raise LoadRefused(name, type(exc).__name__) from None
+    except (NoHostAvailable, DriverException, RequestExecutionException) as exc:
         raise LoadFailed(name, type(exc).__name__) from None
 
 

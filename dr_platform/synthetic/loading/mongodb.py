@@ -10,7 +10,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from dr_platform.synthetic.draws import MARK, after
-from dr_platform.synthetic.loading.port import Counts, LoadFailed
+from dr_platform.synthetic.loading.port import Counts, LoadFailed, LoadRefused
 from dr_platform.synthetic.loading.postgresql import moment
 from dr_platform.synthetic.rows import Block
 from dr_platform.synthetic.sealing import Sealer
@@ -53,7 +53,7 @@ class MongoLoader:
             except BulkWriteError as exc:
                 codes = {error.get("code") for error in exc.details.get("writeErrors", ())}
                 if codes - {_DUPLICATE}:
-                    raise LoadFailed(self._name, f"{collection} refused documents, codes {sorted(codes)}") from None
+                    raise LoadRefused(self._name, f"{collection} refused documents, codes {sorted(codes)}") from None
             except PyMongoError as exc:
                 raise LoadFailed(self._name, type(exc).__name__) from None
         return len(documents)

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from dr_platform.databases.postgresql import BoundedConnection
 from dr_platform.synthetic.draws import HIGHEST, LOWEST
-from dr_platform.synthetic.loading.port import Counts, LoadFailed
+from dr_platform.synthetic.loading.port import Counts, LoadFailed, LoadRefused
 from dr_platform.synthetic.rows import Block
 from dr_platform.synthetic.sealing import Sealer
 
@@ -223,8 +223,13 @@ class PostgresLoader:
             # without this the events of the twelfth block take twice as long as those of the first.
             self._connection.execute("VACUUM (SKIP_LOCKED, TRUNCATE off) audit.head")
         except psycopg.Error as exc:
-            raise LoadFailed(self._name, f"{type(exc).__name__} ({exc.sqlstate})") from None  # its text quotes rows
+            raise _failure(self._name, exc) from None  # its text quotes rows
         return counts
+
+
+def _failure(name: str, exc: psycopg.Error) -> LoadFailed | LoadRefused:
+    kind = LoadFailed if isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) else LoadRefused
+    return kind(name, f"{type(exc).__name__} ({exc.sqlstate})")
 
 
 def _with_rows(block: Block) -> Iterator[tuple[Table, Sequence[Any]]]:
@@ -259,7 +264,7 @@ def remove(name: str, connection: psycopg.Connection[Any]) -> int:
         removed = _remove_from(connection, "work.records", ("id",), sql.SQL("service = {}").format(PROFILE_SERVICE))
         return removed + sum(_remove_from(connection, table, columns) for table, columns in REMOVED_TABLES)
     except psycopg.Error as exc:
-        raise LoadFailed(name, f"{type(exc).__name__} ({exc.sqlstate})") from None
+        raise _failure(name, exc) from None
 
 
 def _remove_from(
