@@ -113,7 +113,8 @@ class _Tally:
     """What was done so far, told every few seconds."""
 
     def __init__(self, plan: Plan, clock: Clock, progress: Tell) -> None:
-        self._plan, self._clock, self._progress = plan, clock, progress
+        self._clock, self._progress = clock, progress
+        self._most = plan.blocks + clinician_blocks(plan)
         self._counts: dict[str, Counter[str]] = {}
         self._blocks, self._told = 0, clock.monotonic()
         self.seconds: Counter[str] = Counter()
@@ -130,7 +131,7 @@ class _Tally:
         if now - self._told >= _TOLD_EVERY_S:
             self._told = now
             rows = sum(sum(counts.values()) for counts in self._counts.values())
-            self._progress(f"synthetic data: {self._blocks} of {self._plan.blocks} blocks, {rows:,} rows")
+            self._progress(f"synthetic data: {self._blocks} blocks of at most {self._most} done, {rows:,} rows")
 
     def loaded(self) -> dict[str, dict[str, int]]:
         return {name: dict(sorted(counts.items())) for name, counts in sorted(self._counts.items())}
