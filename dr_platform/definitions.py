@@ -20,6 +20,7 @@ from jobs.emergency import emergency_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
+from jobs.synthetic import synthetic_job
 from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
@@ -50,8 +51,19 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *keeping, *deliveries, promote, migrate, emergency_job(platform)],
-        schedules=[*schedule_definitions(), migration_schedule(platform, migrate)],
+        jobs=[
+            *jobs,
+            *keeping,
+            *deliveries,
+            promote,
+            migrate,
+            emergency_job(platform),
+            synthetic_job(platform),
+        ],
+        schedules=[
+            *schedule_definitions(),
+            migration_schedule(platform, migrate),
+        ],
         sensors=[
             health_sensor(platform),
             remediation_sensor(platform, remedial),

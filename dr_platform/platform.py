@@ -290,6 +290,10 @@ class Platform:
 
         return connect_database(self.catalog.databases[name], endpoint, self.secrets, "admin")
 
+    def endpoint(self, name: str) -> Endpoint:
+        """Where a managed database answers."""
+        return self._endpoint(self.catalog.databases[name])
+
     @property
     def knowledge_database(self) -> Database:
         """Where knowledge is kept: the first database whose engine has vectors and full text."""

@@ -25,6 +25,7 @@ from dr_platform.cli import (
     release_verbs,
     rollout_verbs,
     service_verbs,
+    synthetic_verbs,
 )
 from dr_platform.cli.context import Choice
 from dr_platform.errors import PlatformError
@@ -63,6 +64,7 @@ service_verbs.register(app)
 data_verbs.register(app)
 migration_verbs.register(app)
 fill_verbs.register(app)
+synthetic_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 emergency_verbs.register(app)

@@ -26,7 +26,7 @@ PHI_SECRET = "encryption/phi"  # noqa: S105 - a name, not a secret
 PHI_CATEGORY = "encryption-keys"
 _FORMAT = 1
 _HEAD = struct.Struct(">BI")
-_NONCE = 12
+NONCE_BYTES = 12
 _KEY_LOOK_S = 15.0
 """A rotated key is used after this long; what older versions encrypted stays readable."""
 
@@ -62,6 +62,16 @@ def make_key() -> dict[str, str]:
     return {"key": base64.b64encode(random_source.token_bytes(32)).decode()}
 
 
+def seal(key: AESGCM, version: int, nonce: bytes, text: str, place: Place) -> bytes:
+    """The text as it is stored. No two different texts may ever get one ``nonce`` under one key."""
+    return _HEAD.pack(_FORMAT, version) + nonce + key.encrypt(nonce, text.encode(), place.bound)
+
+
+def blind(key: bytes, text: str, purpose: str) -> bytes:
+    """32 bytes that are equal for equal texts, whatever their case and outer spaces."""
+    return hmac.digest(key, f"{purpose}\0{text.strip().lower()}".encode(), "sha256")
+
+
 class FieldCipher:
     """Encrypts and opens fields. Safe to use from several threads."""
 
@@ -81,8 +91,7 @@ class FieldCipher:
 
     def encrypt(self, text: str, place: Place) -> bytes:
         version = self.key_version
-        nonce = random_source.token_bytes(_NONCE)
-        return _HEAD.pack(_FORMAT, version) + nonce + self._keys[version].encrypt(nonce, text.encode(), place.bound)
+        return seal(self._keys[version], version, random_source.token_bytes(NONCE_BYTES), text, place)
 
     def decrypt(self, sealed: bytes, place: Place) -> str:
         """The text. Raises ``Undecryptable``."""
@@ -90,7 +99,7 @@ class FieldCipher:
 
         try:
             form, version = _HEAD.unpack_from(sealed)
-            start = _HEAD.size + _NONCE
+            start = _HEAD.size + NONCE_BYTES
             key = self._key(version) if form == _FORMAT else None
             if key is None:
                 raise Undecryptable(str(place))
@@ -102,7 +111,7 @@ class FieldCipher:
         """32 bytes by which equal texts are found and nothing can be read. Of the first key version
         for ever: a rotation must not lose what is indexed."""
         fields = self._secrets.read_version(PHI_SECRET, 1) or self._secrets.read(PHI_SECRET) or self._ensure()
-        return hmac.digest(base64.b64decode(fields["key"]), f"{purpose}\0{text.strip().lower()}".encode(), "sha256")
+        return blind(base64.b64decode(fields["key"]), text, purpose)
 
     def _ensure(self):
         return self._secrets.ensure(PHI_SECRET, make_key, category=PHI_CATEGORY)

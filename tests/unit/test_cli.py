@@ -75,6 +75,8 @@ def test_faults_are_json_when_asked_for(tmp_path: Path) -> None:
         pytest.param(["--env", "moon", "status"], 2, "no such environment", id="unknown environment"),
         pytest.param(["--env", "staging", "up"], 2, "--runtime local", id="an environment of another runtime"),
         pytest.param(["--catalog", "/nowhere", "status"], 2, "no catalog", id="no catalog"),
+        pytest.param(["--env", "production", "synthesize"], 2, "holds phi data", id="invented among real patients"),
+        pytest.param(["synthesize", "--scale", "0"], 2, "scale factor", id="nobody at all"),
         pytest.param(["materialize", "services"], 3, "drp up", id="nothing runs"),
         pytest.param(["check", "--suite", "smoke"], 3, "drp up", id="a suite where nothing runs"),
         pytest.param(["check", "--suite", "speed"], 2, "health, smoke, integration", id="unknown suite"),

@@ -176,9 +176,16 @@ def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
         "hourly_checks",
         "promote",
         "restart_part",
+        "synthesize",
     }
-    assert jobs >= kept | {"deploy", "rollback", "tend_rollouts", "emergency"}
+    assert jobs >= kept | {"deploy", "rollback", "tend_rollouts", "emergency", "synthesize"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs
+
+
+def test_invented_patients_are_loaded_by_nobody_but_a_person() -> None:
+    targets = {target.job_name for sensor in definitions().sensors or [] for target in sensor.targets}
+    assert "synthesize" not in targets | {schedule.job_name for schedule in definitions().schedules or []}
+    assert "load_synthetic_data" not in {node.name for node in definitions().resolve_job_def("bring_up").nodes}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

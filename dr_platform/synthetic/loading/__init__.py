@@ -1,0 +1,1 @@
+"""The fastest way of each engine to take a block's rows. Loading a block again changes nothing."""
