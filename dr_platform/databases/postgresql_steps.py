@@ -10,7 +10,6 @@ Here: revisions, books, settings, repetition. Not here: connections, or what a s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,8 +30,9 @@ from dr_platform.clock import Clock
 from dr_platform.databases.access import APPLY_TIMEOUT_S
 from dr_platform.databases.port import AppliedStep, SchemaStep, Script, fingerprint_of
 from dr_platform.databases.postgresql_shape import shape_of
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, version_key
+from dr_platform.databases.schema import MigrationFailed, version_key
 from dr_platform.databases.sql_text import Statement, statements_of
+from dr_platform.databases.sql_transactions import INDEX
 from dr_platform.errors import ExitCode, PlatformError
 
 HISTORY = "drp_schema_history"
@@ -46,25 +46,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 LOCK_PATIENCE_S = 60.0
 _IDLE_MS = 60_000
 
-_ENDS_TRANSACTION = re.compile(
-    r"^(BEGIN|COMMIT|ROLLBACK|START)(\s+(TRANSACTION|WORK|ISOLATION)[^;]*)?\s*;", re.MULTILINE | re.IGNORECASE
-)
-_NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
-_INDEX = re.compile(
-    rf"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+(?P<index>{_NAME})\s+ON\s+"
-    rf"(?:ONLY\s+)?(?P<table>{_NAME}(?:\.{_NAME})?)",
-    re.IGNORECASE,
-)
-_REPEATABLE = re.compile(
-    rf"""{_INDEX.pattern}
-      | DROP\s+INDEX\s+CONCURRENTLY\s+IF\s+EXISTS\b
-      | REINDEX\s+(?:\(.*\)\s*)?(?:INDEX|TABLE)\s+CONCURRENTLY\b
-      | (?:VACUUM|ANALYZE)\b (?!\s*\(?[^)]*\bFULL\b)
-      | ALTER\s+TYPE\s+\S+\s+ADD\s+VALUE\s+IF\s+NOT\s+EXISTS\b
-      | ALTER\s+TABLE\s+(?:ONLY\s+)?\S+\s+VALIDATE\s+CONSTRAINT\b
-      | SET\s+(?!LOCAL\b)\w+\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _DATA_ERRORS = ("22", "23", "P0")
 """SQLSTATE classes whose messages quote stored values: data exception, constraint, raised by code."""
 
@@ -83,27 +64,6 @@ class BooksDisagree(PlatformError):
         self.what = f"{name}: the history ends with {history or 'nothing'}, but {REVISION} says {revision or 'nothing'}"
         self.untouched = f"the schema of {name}"
         self.next_step = f"find out who changed one of them, then make {REVISION} say what {HISTORY} does"
-
-
-def check_transaction(script: SchemaStep | Script, text: str) -> None:
-    """Refuse a file that would break out of its transaction, or cannot be repeated outside of one."""
-    if script.transactional:
-        if _ENDS_TRANSACTION.search(text):
-            _refuse(script, "ends a transaction itself: a step is one transaction, leave BEGIN and COMMIT out")
-        return
-    for statement in statements_of(text):
-        if not _REPEATABLE.match(statement.code):
-            shown = " ".join(statement.code.split()[:4])
-            _refuse(
-                script,
-                f"line {statement.line}: {shown} … cannot be repeated outside of a transaction; taken are CREATE INDEX"
-                " CONCURRENTLY IF NOT EXISTS, DROP INDEX CONCURRENTLY IF EXISTS, REINDEX … CONCURRENTLY, VACUUM,"
-                " ANALYZE, ALTER TYPE … ADD VALUE IF NOT EXISTS, VALIDATE CONSTRAINT and SET",
-            )
-
-
-def _refuse(script: SchemaStep | Script, problem: str) -> None:
-    raise MalformedMigrations(script.path.parent.name, ((script.path.name, problem),))
 
 
 def read_history(connection: Connection) -> tuple[AppliedStep, ...]:
@@ -292,7 +252,7 @@ class StepRunner:
         # These locks stand in nobody's way, and a limit would end an index build that waits for a long reader.
         self._connection.execute("SET lock_timeout = 0")
         for statement in statements:
-            if index := _INDEX.match(statement.code):
+            if index := INDEX.match(statement.code):
                 self._drop_invalid(index["index"], index["table"])
             self._connection.execute(statement.text.encode())
 
