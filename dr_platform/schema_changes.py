@@ -259,6 +259,8 @@ def drift_verdict(platform: Platform, name: str) -> Verdict:
     """The live schema is what the newest applied migration left."""
     with _opened(platform, name) as database:
         applied = database.applied()
+        if not applied and not steps_of(platform, name):
+            return Verdict(True, "there are no migrations, so nothing can have drifted", {"properties": 0})
         if not applied:
             return Verdict(None, "no migration is applied, so there is nothing to compare with")
         recorded, live = database.recorded_shape(), database.shape()

@@ -300,7 +300,7 @@ class StepRunner:
                     rows = cursor.fetchall()
                     if not rows or not all(value is True for row in rows for value in row):
                         where = f"{script.path.name} query {number}"
-                        raise MigrationFailed(self._name, step.version, where, "it is not true", _LEFT)
+                        raise MigrationFailed(self._name, step.version, where, "it is not true", _left(step))
                 if not cursor.nextset():
                     return
 
@@ -328,7 +328,7 @@ class StepRunner:
             self.settle()
             try:
                 return attempt()
-            except errors.LockNotAvailable as exc:
+            except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
                 if self._clock.monotonic() - started > LOCK_PATIENCE_S:
                     raise self._failed(step, script, text, exc) from None
                 self._clock.sleep(pause)
@@ -346,11 +346,13 @@ class StepRunner:
         reason = f"{type(exc).__name__} ({exc.sqlstate})"
         if exc.sqlstate and not exc.sqlstate.startswith(_DATA_ERRORS):
             reason += f": {exc.diag.message_primary}"
-        left = _LEFT if script.transactional else "the statements before it stay; repeating them changes nothing"
-        return MigrationFailed(self._name, step.version, where, reason, left)
+        return MigrationFailed(self._name, step.version, where, reason, _left(script))
 
 
-_LEFT = "everything: the step was rolled back"
+def _left(script: SchemaStep | Script) -> str:
+    if script.transactional:
+        return "everything: the step was rolled back"
+    return "what the server refused; the statements before it stay, and repeating them changes nothing"
 
 
 class _Chain(ScriptDirectory):
