@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,19 @@ _IDLE_MS = 60_000
 
 _DATA_ERRORS = ("22", "23", "P0")
 """SQLSTATE classes whose messages quote stored values: data exception, constraint, raised by code."""
+
+_SETTINGS = "; ".join(
+    f"SET {setting} = '{value}'"
+    for setting, value in {
+        "client_connection_check_interval": "1s",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "idle_in_transaction_session_timeout": f"{_IDLE_MS}ms",
+        "statement_timeout": f"{APPLY_TIMEOUT_S - 5:g}s",  # the server gives up before we do
+        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
+    }.items()
+).encode()
 
 Connection = psycopg.Connection[Any]
 Watch = Callable[[int], None]
@@ -155,8 +169,8 @@ class StepRunner:
                     ).format(sql.Identifier(login))
                 )
 
-    def adopt(self, version: str) -> None:
-        """Keep the shape as it is for a version that has none."""
+    def adopt(self, version: str) -> str:
+        """Keep the shape as it is for a version that has none; returns its fingerprint."""
         with self._connection.transaction():
             shape = shape_of(self._connection)
             self._connection.execute(
@@ -164,6 +178,7 @@ class StepRunner:
                 " WHERE version = %s AND fingerprint IS NULL",
                 (fingerprint_of(shape), "\n".join(shape), version),
             )
+        return fingerprint_of(shape)
 
     # Steps
 
@@ -180,7 +195,9 @@ class StepRunner:
 
         before = [done.version for done in read_history(self._connection)]
         self._repeatedly(step, step, text, lambda: self._walk(before, step.version, upgrade, step.path))
-        return recorded[-1]
+        # After the commit, because it takes a while and the step's locks are held until then. A runner that is
+        # killed here leaves it to the next one's ``adopt``.
+        return replace(recorded[-1], fingerprint=self.adopt(step.version))
 
     def undo(self, step: SchemaStep, script: Script, text: str) -> None:
         version = step.version
@@ -244,9 +261,9 @@ class StepRunner:
         else:
             with context.autocommit_block():
                 self._one_by_one(statements_of(text))
-        # A step may have set its own path, role or limits; the record is written as the runner.
-        self._connection.execute("RESET ROLE; RESET search_path")
-        self.settle()
+        # A step may have set its own path, role or limits; the record is written as the runner. One message: from
+        # here to the commit others wait for the step's locks.
+        self._connection.execute(b"RESET ROLE; RESET search_path;" + _SETTINGS)
 
     def _one_by_one(self, statements: Sequence[Statement]) -> None:
         # These locks stand in nobody's way, and a limit would end an index build that waits for a long reader.
@@ -268,16 +285,13 @@ class StepRunner:
             self._connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*found)))
 
     def _record(self, step: SchemaStep, at: datetime, duration_ms: float) -> AppliedStep:
-        shape = shape_of(self._connection)
-        fingerprint = fingerprint_of(shape)
         self._connection.execute(
-            "INSERT INTO public.drp_schema_history"
-            " (version, description, checksum, applied_at, duration_ms, fingerprint, shape)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (step.version, step.description, step.checksum, at, duration_ms, fingerprint, "\n".join(shape)),
+            "INSERT INTO public.drp_schema_history (version, description, checksum, applied_at, duration_ms)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            (step.version, step.description, step.checksum, at, duration_ms),
         )
         self._watch(self._connection.info.backend_pid)
-        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms, fingerprint)
+        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms)
 
     def verify(self, step: SchemaStep, script: Script, text: str) -> None:
         """The same outside of a step."""
@@ -308,16 +322,7 @@ class StepRunner:
 
     def settle(self) -> None:
         """What the session is held to; a step's own ``SET`` must not outlive it."""
-        for setting, value in (
-            ("client_connection_check_interval", "1s"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-            ("idle_in_transaction_session_timeout", f"{_IDLE_MS}ms"),
-            ("statement_timeout", f"{APPLY_TIMEOUT_S - 5:g}s"),  # the server gives up before we do
-            ("lock_timeout", f"{LOCK_TIMEOUT_MS}ms"),
-        ):
-            self._connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        self._connection.execute(_SETTINGS)
 
     def _repeatedly(
         self, step: SchemaStep, script: SchemaStep | Script, text: str, attempt: Callable[[], None]
