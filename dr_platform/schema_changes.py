@@ -7,16 +7,16 @@ to a change (``schema_approvals``), or data that is filled in batch by batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from dr_platform.catalog import Engine
 from dr_platform.databases.port import AppliedStep, ManagedDatabase, SchemaStep
 from dr_platform.databases.schema import chosen, migrate, plan, read_steps, revert
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.migrations.drift import drift
+from dr_platform.migrations.files import texts_of
 from dr_platform.migrations.gates import BACKUP_AGE, require_backup
 from dr_platform.migrations.lint import Judged, LintRefused, Squawk, lint
 from dr_platform.migrations.planning import Direction, Plan, plan_back, plan_forward, plan_to
@@ -91,12 +91,6 @@ def steps_of(platform: Platform, name: str) -> tuple[SchemaStep, ...]:
     if name not in platform.catalog.databases:
         raise UnknownDatabase(name, tuple(platform.catalog.databases))
     return read_steps(platform.catalog.database_folder(name) / "migrations")
-
-
-def texts_of(steps: Sequence[SchemaStep]) -> Mapping[Path, str]:
-    """The files of steps and of what takes them back."""
-    paths = [path for step in steps for path in (step.path, *([step.undo.path] if step.undo else []))]
-    return {path: path.read_text(encoding="utf-8-sig") for path in paths}
 
 
 @contextlib.contextmanager

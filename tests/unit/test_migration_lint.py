@@ -11,9 +11,9 @@ import pytest
 from dr_platform.catalog import Engine
 from dr_platform.databases.schema import read_steps
 from dr_platform.migrations import squawk
+from dr_platform.migrations.files import migration_faults, texts_of
 from dr_platform.migrations.lint import Fault, Judged, lint
 from dr_platform.migrations.squawk import SquawkProgram, SquawkUnavailable
-from dr_platform.schema_changes import texts_of
 
 pytestmark = pytest.mark.unit
 
@@ -173,3 +173,25 @@ def test_so_does_an_undo_file_that_nobody_could_use_in_an_emergency(tmp_path: Pa
 def test_the_catalogs_steps_pass(database: str) -> None:
     steps = read_steps(CATALOG / database / "migrations")
     assert lint(ENGINES[database], steps, texts_of(steps), SquawkProgram()).faults == ()
+
+
+class TestOfACatalog:
+    def test_the_shipped_one_has_no_faults(self) -> None:
+        assert migration_faults(CATALOG.parent) == ()
+
+    def test_faults_of_all_databases_are_named_at_once_by_file(self, tmp_path: Path) -> None:
+        for name, text in {
+            "a/migrations/V1__a.sql": "VACUUM x;",
+            "b/migrations/notes.txt": "x",
+            "c/migrations/V1__a.redis": "FLUSHALL",
+            "d/migrations/V1__a.cql": "DROP TABLE IF EXISTS a;",
+            "e/migrations/V1__a.json": "[]",
+        }.items():
+            (tmp_path / "databases" / name).parent.mkdir(parents=True)
+            (tmp_path / "databases" / name).write_text(text)
+        assert [(fault.file, fault.line) for fault in migration_faults(tmp_path)] == [
+            ("databases/a/migrations/V1__a.sql", 1),
+            ("databases/b/migrations/notes.txt", None),
+            ("databases/c/migrations/V1__a.redis", None),
+            ("databases/d/migrations/V1__a.cql", None),
+        ]

@@ -24,10 +24,10 @@ from dr_platform.databases.port import (
 )
 from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, read_steps
 from dr_platform.migrations.drift import MOST_SHOWN, drift
+from dr_platform.migrations.files import texts_of
 from dr_platform.migrations.gates import NoFreshBackup, require_backup
 from dr_platform.migrations.planning import Plan, UnknownVersion, plan_back, plan_forward, plan_to
 from dr_platform.migrations.rehearsal import rehearse
-from dr_platform.schema_changes import texts_of
 from tests.embedded_programs import a_database
 
 pytestmark = pytest.mark.unit
