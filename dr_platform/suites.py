@@ -19,6 +19,8 @@ SUITES: tuple[Suite, ...] = get_args(Suite)
 _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "healthy": frozenset({"health"}),
     "hipaa": frozenset({"hipaa", "security"}),
+    "lint": frozenset({"data"}),
+    "drift": frozenset({"data"}),
     "retrieval": frozenset({"ai"}),
     "smoke": frozenset({"smoke"}),
     "conversation": frozenset({"integration"}),
@@ -34,8 +36,6 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "audit": frozenset({"hipaa", "integration"}),
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
-    "lint": frozenset({"data"}),
-    "drift": frozenset({"data"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises
