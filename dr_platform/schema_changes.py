@@ -7,10 +7,9 @@ to a change (``schema_approvals``), or data that is filled in batch by batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from dr_platform.catalog import Engine
 from dr_platform.data_filling import apply_steps
@@ -18,6 +17,7 @@ from dr_platform.databases.port import AppliedStep, ManagedDatabase, SchemaStep
 from dr_platform.databases.schema import chosen, plan, read_steps, revert
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.migrations.drift import drift
+from dr_platform.migrations.files import texts_of
 from dr_platform.migrations.gates import BACKUP_AGE, require_backup
 from dr_platform.migrations.lint import Judged, LintRefused, Squawk, lint
 from dr_platform.migrations.planning import Direction, Plan, plan_back, plan_forward, plan_to
@@ -92,12 +92,6 @@ def steps_of(platform: Platform, name: str) -> tuple[SchemaStep, ...]:
     if name not in platform.catalog.databases:
         raise UnknownDatabase(name, tuple(platform.catalog.databases))
     return read_steps(platform.catalog.database_folder(name) / "migrations")
-
-
-def texts_of(steps: Sequence[SchemaStep]) -> Mapping[Path, str]:
-    """The files of steps and of what takes them back."""
-    paths = [path for step in steps for path in (step.path, *([step.undo.path] if step.undo else []))]
-    return {path: path.read_text(encoding="utf-8-sig") for path in paths}
 
 
 @contextlib.contextmanager
@@ -260,6 +254,8 @@ def drift_verdict(platform: Platform, name: str) -> Verdict:
     """The live schema is what the newest applied migration left."""
     with _opened(platform, name) as database:
         applied = database.applied()
+        if not applied and not steps_of(platform, name):
+            return Verdict(True, "there are no migrations, so nothing can have drifted", {"properties": 0})
         if not applied:
             return Verdict(None, "no migration is applied, so there is nothing to compare with")
         recorded, live = database.recorded_shape(), database.shape()

@@ -21,6 +21,8 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "healthy": frozenset({"health"}),
     "analysis": frozenset({"health"}),
     "hipaa": frozenset({"hipaa", "security"}),
+    "lint": frozenset({"data"}),
+    "drift": frozenset({"data"}),
     "retrieval": frozenset({"ai"}),
     "smoke": frozenset({"smoke"}),
     "conversation": frozenset({"integration"}),
@@ -37,8 +39,6 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
     **{dimension.value: frozenset({"data"}) for dimension in Dimension},
-    "lint": frozenset({"data"}),
-    "drift": frozenset({"data"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from dr_platform.catalog import CatalogError, load_catalog
+from dr_platform.catalog import Catalog, CatalogError, load_catalog
 from dr_platform.catalog.export import json_schema, kinds, show
 from dr_platform.cli.context import Choice, JsonOption, console, print_json
 from dr_platform.errors import ExitCode
+from dr_platform.migrations.files import migration_faults
 from dr_platform.platform import find_catalog
 
 app = typer.Typer(help="Validate and show the catalog: everything the platform consists of.", no_args_is_help=True)
@@ -28,7 +29,7 @@ def validate(
     choice: Choice = context.obj
     root = find_catalog(path or choice.catalog)
     try:
-        catalog = load_catalog(root)
+        catalog = _whole(root)
     except CatalogError as exc:
         if not as_json:
             raise
@@ -42,6 +43,18 @@ def validate(
         f"{len(catalog.environments)} environments, {len(catalog.knowledge)} knowledge sets, "
         f"{len(catalog.releases)} releases, {len(catalog.secret_categories)} secret categories; no faults"
     )
+
+
+def _whole(root: Path) -> Catalog:
+    """The catalog with its migrations; raises every fault of both at once."""
+    faults = migration_faults(root)
+    try:
+        catalog = load_catalog(root)
+    except CatalogError as exc:
+        raise CatalogError((*exc.faults, *faults)) from None
+    if faults:
+        raise CatalogError(faults)
+    return catalog
 
 
 @app.command()

@@ -23,7 +23,7 @@ from psycopg import sql
 from dr_platform.databases.cql import CqlDatabase
 from dr_platform.databases.mongodb import MongoDatabase
 from dr_platform.databases.port import Endpoint, ManagedDatabase, SchemaStep
-from dr_platform.databases.postgresql import PostgresDatabase
+from dr_platform.databases.postgresql import RUNNER, PostgresDatabase
 from dr_platform.databases.schema import migrate, version_key
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.identity import new_id
@@ -178,9 +178,13 @@ def _remove_leftovers(keeper: PostgresDatabase) -> None:
 def _copy_whole(keeper: PostgresDatabase, db: PostgresDatabase, name: str) -> bool:
     """Make the copy: whole where nobody would have to wait for it, else empty."""
     source = db.endpoint.database
+    ours = db.connection.info.backend_pid
     db.close()  # a template has no sessions; the next call opens ours again
+    # Sessions that we have just ended may be there a moment longer. The server itself waits for those.
     row = keeper.connection.execute(
-        "SELECT pg_database_size(%s), (SELECT count(*) FROM pg_stat_activity WHERE datname = %s)", (source, source)
+        "SELECT pg_database_size(%s), (SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+        " AND backend_type = 'client backend' AND application_name <> %s)",
+        (source, source, ours, RUNNER),
     ).fetchone()
     size, sessions = row or (0, 1)
     made = sql.SQL("CREATE DATABASE {} TEMPLATE {}")

@@ -267,7 +267,7 @@ class MongoDatabase:
 
     def applied(self) -> Sequence[AppliedStep]:
         with self._answering() as schema:
-            records = list(schema[HISTORY].find({}))
+            records = list(schema[HISTORY].find({}, {"shape": 0}))
         steps = [
             AppliedStep(version=record["_id"], **{name: record[name] for name in _FIELDS if name in record})
             for record in records

@@ -46,8 +46,9 @@ from dr_platform.databases.port import (
     ServerInfo,
 )
 from dr_platform.databases.postgresql_shape import shape_of
-from dr_platform.databases.postgresql_steps import StepRunner, Watch, check_transaction, read_history, read_shape
+from dr_platform.databases.postgresql_steps import StepRunner, Watch, read_history, read_shape
 from dr_platform.databases.schema import find_applied, find_undoable, text_of, undo_of
+from dr_platform.databases.sql_transactions import check_transaction
 from dr_platform.verdict import Progress, silent
 
 GROUP_ROLE = "drp_services"

@@ -10,9 +10,9 @@ Here: revisions, books, settings, repetition. Not here: connections, or what a s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -33,8 +33,9 @@ from dr_platform.databases.batches import Batches
 from dr_platform.databases.port import AppliedStep, SchemaStep, Script, fingerprint_of
 from dr_platform.databases.postgresql_batches import BatchRunner
 from dr_platform.databases.postgresql_shape import shape_of
-from dr_platform.databases.schema import MalformedMigrations, MigrationFailed, version_key
+from dr_platform.databases.schema import MigrationFailed, version_key
 from dr_platform.databases.sql_text import Statement, statements_of
+from dr_platform.databases.sql_transactions import INDEX
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.verdict import Progress, silent
 
@@ -42,34 +43,28 @@ HISTORY = "drp_schema_history"
 REVISION = "drp_schema_revision"
 """Alembic's table: the newest version alone."""
 
-LOCK_TIMEOUT_MS = 50
+LOCK_TIMEOUT_MS = 30
 """A statement that waits for a table lock stalls everybody behind it, so it gives way early and tries again
-(measured behind a reader of 3 s: 2.7 s of stall without, 53 ms with)."""
+(measured behind a reader of 3 s: 2.7 s of stall without, 53 ms with 50 ms)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 LOCK_PATIENCE_S = 60.0
 _IDLE_MS = 60_000
 
-_ENDS_TRANSACTION = re.compile(
-    r"^(BEGIN|COMMIT|ROLLBACK|START)(\s+(TRANSACTION|WORK|ISOLATION)[^;]*)?\s*;", re.MULTILINE | re.IGNORECASE
-)
-_NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
-_INDEX = re.compile(
-    rf"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+(?P<index>{_NAME})\s+ON\s+"
-    rf"(?:ONLY\s+)?(?P<table>{_NAME}(?:\.{_NAME})?)",
-    re.IGNORECASE,
-)
-_REPEATABLE = re.compile(
-    rf"""{_INDEX.pattern}
-      | DROP\s+INDEX\s+CONCURRENTLY\s+IF\s+EXISTS\b
-      | REINDEX\s+(?:\(.*\)\s*)?(?:INDEX|TABLE)\s+CONCURRENTLY\b
-      | (?:VACUUM|ANALYZE)\b (?!\s*\(?[^)]*\bFULL\b)
-      | ALTER\s+TYPE\s+\S+\s+ADD\s+VALUE\s+IF\s+NOT\s+EXISTS\b
-      | ALTER\s+TABLE\s+(?:ONLY\s+)?\S+\s+VALIDATE\s+CONSTRAINT\b
-      | SET\s+(?!LOCAL\b)\w+\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _DATA_ERRORS = ("22", "23", "P0")
 """SQLSTATE classes whose messages quote stored values: data exception, constraint, raised by code."""
+
+_SETTINGS = "; ".join(
+    f"SET {setting} = '{value}'"
+    for setting, value in {
+        "client_connection_check_interval": "1s",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "idle_in_transaction_session_timeout": f"{_IDLE_MS}ms",
+        "statement_timeout": f"{APPLY_TIMEOUT_S - 5:g}s",  # the server gives up before we do
+        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
+    }.items()
+).encode()
 
 Connection = psycopg.Connection[Any]
 Watch = Callable[[int], None]
@@ -86,29 +81,6 @@ class BooksDisagree(PlatformError):
         self.what = f"{name}: the history ends with {history or 'nothing'}, but {REVISION} says {revision or 'nothing'}"
         self.untouched = f"the schema of {name}"
         self.next_step = f"find out who changed one of them, then make {REVISION} say what {HISTORY} does"
-
-
-def check_transaction(script: SchemaStep | Script, text: str) -> None:
-    """Refuse a file that would break out of its transaction, or cannot be repeated outside of one."""
-    if isinstance(script, SchemaStep) and script.batches is not None:
-        return
-    if script.transactional:
-        if _ENDS_TRANSACTION.search(text):
-            _refuse(script, "ends a transaction itself: a step is one transaction, leave BEGIN and COMMIT out")
-        return
-    for statement in statements_of(text):
-        if not _REPEATABLE.match(statement.code):
-            shown = " ".join(statement.code.split()[:4])
-            _refuse(
-                script,
-                f"line {statement.line}: {shown} … cannot be repeated outside of a transaction; taken are CREATE INDEX"
-                " CONCURRENTLY IF NOT EXISTS, DROP INDEX CONCURRENTLY IF EXISTS, REINDEX … CONCURRENTLY, VACUUM,"
-                " ANALYZE, ALTER TYPE … ADD VALUE IF NOT EXISTS, VALIDATE CONSTRAINT and SET",
-            )
-
-
-def _refuse(script: SchemaStep | Script, problem: str) -> None:
-    raise MalformedMigrations(script.path.parent.name, ((script.path.name, problem),))
 
 
 def read_history(connection: Connection) -> tuple[AppliedStep, ...]:
@@ -200,8 +172,8 @@ class StepRunner:
                     ).format(sql.Identifier(login))
                 )
 
-    def adopt(self, version: str) -> None:
-        """Keep the shape as it is for a version that has none."""
+    def adopt(self, version: str) -> str:
+        """Keep the shape as it is for a version that has none; returns its fingerprint."""
         with self._connection.transaction():
             shape = shape_of(self._connection)
             self._connection.execute(
@@ -209,6 +181,7 @@ class StepRunner:
                 " WHERE version = %s AND fingerprint IS NULL",
                 (fingerprint_of(shape), "\n".join(shape), version),
             )
+        return fingerprint_of(shape)
 
     # Steps
 
@@ -225,14 +198,18 @@ class StepRunner:
 
         before = [done.version for done in read_history(self._connection)]
         self._repeatedly(step, step, text, lambda: self._walk(before, step.version, upgrade, step.path))
-        return recorded[-1]
+        # After the commit, because it takes a while and the step's locks are held until then. A runner that is
+        # killed here leaves it to the next one's ``adopt``.
+        return replace(recorded[-1], fingerprint=self.adopt(step.version))
 
     def undo(self, step: SchemaStep, script: Script, text: str) -> None:
         version = step.version
 
         def downgrade(context: MigrationContext) -> None:
             self._execute(context, script, text)
-            self._connection.execute("DELETE FROM public.drp_schema_history WHERE version = %s", (version,))
+            self._as_runner(
+                sql.SQL("DELETE FROM public.drp_schema_history WHERE version = {}").format(sql.Literal(version))
+            )
             self._watch(self._connection.info.backend_pid)
 
         if not script.transactional:
@@ -294,9 +271,12 @@ class StepRunner:
         else:
             with context.autocommit_block():
                 self._one_by_one(statements_of(text))
-        # A step may have set its own path, role or limits; the record is written as the runner.
-        self._connection.execute("RESET ROLE; RESET search_path")
-        self.settle()
+
+    def _as_runner(self, change: sql.Composed) -> None:
+        """Write a book without the path, the role and the limits that a step may have set. One message: until
+        the commit others wait for the step's locks."""
+        before = b"RESET ROLE; RESET search_path; " + _SETTINGS + b"; "
+        self._connection.execute(before + change.as_bytes(self._connection))
 
     def _in_batches(self, step: SchemaStep, batches: Batches, text: str, progress: Progress) -> None:
         """Others wait for a row at most as long as a batch takes, and a batch for theirs without end."""
@@ -309,7 +289,7 @@ class StepRunner:
         # These locks stand in nobody's way, and a limit would end an index build that waits for a long reader.
         self._connection.execute("SET lock_timeout = 0")
         for statement in statements:
-            if index := _INDEX.match(statement.code):
+            if index := INDEX.match(statement.code):
                 self._drop_invalid(index["index"], index["table"])
             self._connection.execute(statement.text.encode())
 
@@ -325,16 +305,15 @@ class StepRunner:
             self._connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*found)))
 
     def _record(self, step: SchemaStep, at: datetime, duration_ms: float) -> AppliedStep:
-        shape = shape_of(self._connection)
-        fingerprint = fingerprint_of(shape)
-        self._connection.execute(
-            "INSERT INTO public.drp_schema_history"
-            " (version, description, checksum, applied_at, duration_ms, fingerprint, shape)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (step.version, step.description, step.checksum, at, duration_ms, fingerprint, "\n".join(shape)),
+        fields = (step.version, step.description, step.checksum, at, duration_ms)
+        self._as_runner(
+            sql.SQL(
+                "INSERT INTO public.drp_schema_history (version, description, checksum, applied_at, duration_ms)"
+                " VALUES ({})"
+            ).format(sql.SQL(", ").join(map(sql.Literal, fields)))
         )
         self._watch(self._connection.info.backend_pid)
-        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms, fingerprint)
+        return AppliedStep(step.version, step.description, step.checksum, at.isoformat(), duration_ms)
 
     def verify(self, step: SchemaStep, script: Script, text: str) -> None:
         """The same outside of a step."""
@@ -357,7 +336,7 @@ class StepRunner:
                     rows = cursor.fetchall()
                     if not rows or not all(value is True for row in rows for value in row):
                         where = f"{script.path.name} query {number}"
-                        raise MigrationFailed(self._name, step.version, where, "it is not true", _LEFT)
+                        raise MigrationFailed(self._name, step.version, where, "it is not true", _left(step))
                 if not cursor.nextset():
                     return
 
@@ -365,16 +344,7 @@ class StepRunner:
 
     def settle(self) -> None:
         """What the session is held to; a step's own ``SET`` must not outlive it."""
-        for setting, value in (
-            ("client_connection_check_interval", "1s"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-            ("idle_in_transaction_session_timeout", f"{_IDLE_MS}ms"),
-            ("statement_timeout", f"{APPLY_TIMEOUT_S - 5:g}s"),  # the server gives up before we do
-            ("lock_timeout", f"{LOCK_TIMEOUT_MS}ms"),
-        ):
-            self._connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        self._connection.execute(_SETTINGS)
 
     def _repeatedly(
         self, step: SchemaStep, script: SchemaStep | Script, text: str, attempt: Callable[[], None]
@@ -385,7 +355,7 @@ class StepRunner:
             self.settle()
             try:
                 return attempt()
-            except errors.LockNotAvailable as exc:
+            except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
                 if self._clock.monotonic() - started > LOCK_PATIENCE_S:
                     raise self._failed(step, script, text, exc) from None
                 self._clock.sleep(pause)
@@ -403,11 +373,13 @@ class StepRunner:
         reason = f"{type(exc).__name__} ({exc.sqlstate})"
         if exc.sqlstate and not exc.sqlstate.startswith(_DATA_ERRORS):
             reason += f": {exc.diag.message_primary}"
-        left = _LEFT if script.transactional else "the statements before it stay; repeating them changes nothing"
-        return MigrationFailed(self._name, step.version, where, reason, left)
+        return MigrationFailed(self._name, step.version, where, reason, _left(script))
 
 
-_LEFT = "everything: the step was rolled back"
+def _left(script: SchemaStep | Script) -> str:
+    if script.transactional:
+        return "everything: the step was rolled back"
+    return "what the server refused; the statements before it stay, and repeating them changes nothing"
 
 
 class _Chain(ScriptDirectory):

@@ -71,6 +71,7 @@ class MalformedMigrations(PlatformError):
 
     def __init__(self, folder: str, faults: tuple[tuple[str, str], ...]) -> None:
         super().__init__(folder, faults)
+        self.faults = faults
         self.what = "\n".join(f"{folder}/{file}: {problem}" for file, problem in faults)
         self.untouched = "every database; the whole folder is read before a step is applied"
         self.next_step = "correct the files named above and run again"

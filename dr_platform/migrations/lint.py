@@ -22,6 +22,7 @@ from typing import Protocol
 
 from dr_platform.catalog import Engine
 from dr_platform.databases.port import Phase, SchemaStep
+from dr_platform.databases.sql_transactions import misplaced
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.migrations.effects import effects_of
 
@@ -47,6 +48,7 @@ _CONTRACTS = frozenset({"ban-drop-column", "ban-drop-table", "ban-drop-not-null"
 """What the phase ``contract`` is for: by then nobody uses it any more."""
 OUTSIDE_CONTRACT = "destroys-outside-contract"
 UNREADABLE = "unreadable"
+MISPLACED = "misplaced-transaction"
 WAIVER = "waiver"
 
 _WAIVER = re.compile(r"\s*(?:--|//|#)\s*waive\s+(?P<rule>[a-z0-9-]+)\s*(?::\s*(?P<reason>.*?))?\s*", re.IGNORECASE)
@@ -97,6 +99,7 @@ def lint(engine: Engine, steps: Sequence[SchemaStep], texts: Mapping[Path, str],
     """Judge steps by their files. Undo files are written for an emergency: only their format is judged."""
     found = [*_unreadable(engine, steps, texts), *_outside_contract(engine, steps, texts)]
     if engine is Engine.POSTGRESQL:
+        found += _misplaced(steps, texts)
         for transactional in (True, False):
             paths = [step.path for step in steps if step.transactional is transactional]
             found += squawk(paths, transactional=transactional) if paths else []
@@ -113,6 +116,19 @@ def _unreadable(engine: Engine, steps: Sequence[SchemaStep], texts: Mapping[Path
             effects_of(engine, texts[path])
         except ValueError as exc:
             found.append(Fault(path.name, 0, UNREADABLE, str(exc)))
+    return found
+
+
+def _misplaced(steps: Sequence[SchemaStep], texts: Mapping[Path, str]) -> list[Fault]:
+    """Also of undo files: one that the server refuses helps nobody."""
+    found = []
+    for step in steps:
+        for script in (step, *([step.undo] if step.undo else [])):
+            if script is step and step.batches is not None:  # batches have transactions of their own
+                continue
+            problem = misplaced(texts[script.path], transactional=script.transactional)
+            if problem is not None:
+                found.append(Fault(script.path.name, problem[0], MISPLACED, problem[1]))
     return found
 
 

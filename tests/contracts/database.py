@@ -21,11 +21,14 @@ from typing import Any, ClassVar
 import pytest
 
 from dr_platform.catalog import Engine
+from dr_platform.clock import SystemClock
 from dr_platform.databases import console
+from dr_platform.databases.clones import PREFIX, NoClone, clone
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
+    DatabaseMissing,
     DatabaseUnreachable,
     EditedMigration,
     Endpoint,
@@ -44,6 +47,7 @@ from dr_platform.databases.schema import (
     revert,
     undoing,
 )
+from dr_platform.migrations.rehearsal import rehearse
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from tests.contracts.embedded_servers import Running, running
 from tests.contracts.runtime import until
@@ -476,6 +480,43 @@ class DatabaseContract:
         revert(db, undoing(self.name, steps, db.applied(), 1))
         assert list(db.applied()) == []
         assert self.has(db, "last")
+
+    # Rehearsal
+
+    copied: ClassVar[bool] = True
+    """Whether the engine can have a copy beside the live database."""
+
+    def test_a_change_is_rehearsed_on_a_copy_that_is_gone_afterwards(
+        self, server: Running, db: Any, undoable: Path
+    ) -> None:
+        steps = read_steps(undoable)
+        migrate(db, steps[:1])
+        there: list[Endpoint] = []
+
+        def connect(endpoint: Endpoint) -> Any:
+            there.append(endpoint)
+            return self.connect(server, endpoint)
+
+        def source() -> Any:
+            return clone(db, connect, steps)
+
+        if not self.copied:
+            with pytest.raises(NoClone):
+                rehearse(source, steps[1:], SystemClock())
+            return
+        found = rehearse(source, steps[1:], SystemClock())
+        assert (found.passed, found.same_after_undo, [s.version for s in found.steps]) == (True, True, ["1.0.10"])
+        assert not self.has(db, "second")
+        assert not any(self.is_there(server, db, endpoint) for endpoint in there if PREFIX in endpoint.database)
+
+    def is_there(self, server: Running, db: Any, endpoint: Endpoint) -> bool:
+        """Whether the server has a database of this name."""
+        del db
+        try:
+            self.connect(server, endpoint).close()
+        except DatabaseMissing:
+            return False
+        return True
 
     # Shape
 

@@ -34,6 +34,10 @@ class TestFerretDB(DatabaseContract):
     def removing(self, thing: str) -> str:
         return json.dumps([{"drop": thing}])
 
+    def is_there(self, server: Running, db: Any, endpoint: Endpoint) -> bool:
+        del server  # it makes a database of whatever name is asked for
+        return endpoint.database in db.client.list_database_names()
+
     def by_hand(self, db: Any, thing: str) -> None:
         db.schema[thing].create_index([("a", 1), ("b", -1)], name="by_hand")
 

@@ -23,6 +23,7 @@ class TestRedis(DatabaseContract):
     name = "redis"
     extension = ".redis"
     server_name = "Redis"
+    copied = False
     shaped = "drp:config:shaped"
 
     def adding(self, thing: str) -> str:

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from dr_platform.cli.app import app
-from tests.catalogs import shipped_copy
+from tests.catalogs import SHIPPED, shipped_copy
 from tests.e2e.platform_process import clean_environment
 
 pytestmark = pytest.mark.unit
@@ -67,6 +67,23 @@ def test_faults_are_json_when_asked_for(tmp_path: Path) -> None:
     assert done.exit_code == 2
     faults = json.loads(done.stdout)
     assert {"file", "field", "problem", "remedy"} <= set(faults[0])
+
+
+def test_faults_of_migrations_are_named_with_those_of_the_rest(tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    (root / "databases" / "redis" / "database.yaml").write_text("")
+    (root / "databases" / "redis" / "migrations").mkdir()
+    (root / "databases" / "redis" / "migrations" / "V1__a.redis").write_text("FLUSHALL\n")
+    for broken in (True, False):
+        if not broken:
+            (root / "databases" / "redis" / "database.yaml").write_text(
+                (SHIPPED / "databases" / "redis" / "database.yaml").read_text()
+            )
+        done = CliRunner().invoke(app, ["--catalog", str(root), "catalog", "validate", "--json"])
+        assert done.exit_code == 2
+        files = {fault["file"] for fault in json.loads(done.stdout)}
+        assert "databases/redis/migrations/V1__a.redis" in files
+        assert ("databases/redis/database.yaml" in files) is broken
 
 
 @pytest.mark.parametrize(
