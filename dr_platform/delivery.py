@@ -183,6 +183,10 @@ def retry(
 def restart(platform: Platform, name: str, *, requested_by: str, reason: str = "") -> Restart:
     """Ask that the stable revision's replicas are started anew where they are. Raises ``RolloutRefused``."""
     service = service_of(platform, name)
+    if strategy_of(platform, name) is Strategy.RECREATE and platform.replicas_of(service) < 2:
+        # The last replica that serves ends only when its successor serves beside it.
+        step = f"end its process, which `drp diagnose {name}` names: it is started anew, and callers wait for it"
+        raise RolloutRefused(name, "its only replica cannot be started anew beside itself", step)
     each_s = platform.environment.service_start + service.drain
     wanted = Wanted(new_id("rs"), each_s, requested_by, platform.clock.now(), reason)
     return ask_restart(platform.runtime, name, wanted)

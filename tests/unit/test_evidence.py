@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from dr_platform.clock import ManualClock
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence, export, verify_lines
+from dr_platform.identity import ALPHABET
 from tests.contracts.evidence import ACTOR, KIND, SUBJECT, EvidenceLogContract
 
 pytestmark = pytest.mark.unit
@@ -116,3 +118,11 @@ def test_a_body_nested_too_deep_is_refused(log: MemoryEvidenceLog) -> None:
 def test_a_refusal_survives_the_way_between_processes() -> None:
     refused = RefusedEvidence("kind", ("body.a: looks like PHI (SSN)",))
     assert str(pickle.loads(pickle.dumps(refused))) == str(refused)  # noqa: S301
+
+
+@pytest.mark.parametrize(("cue", "tail"), [(2, "123456"), (3, "12345"), (3, "1x983")])
+def test_no_name_that_is_made_up_here_is_taken_for_somebody_s(log: MemoryEvidenceLog, cue: int, tail: str) -> None:
+    letters = [letter for letter in ALPHABET if letter.isalpha()]
+    for word in map("".join, itertools.product(letters, repeat=cue)):
+        log.append("incident-opened", f"inc-ro-{word}{tail}-1", ACTOR, {})
+    assert log.count() == len(letters) ** cue

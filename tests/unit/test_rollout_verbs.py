@@ -12,6 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dr_platform import delivery
+from dr_platform.catalog.models import Strategy
 from dr_platform.cli import rollout_verbs
 from dr_platform.clock import ManualClock
 from dr_platform.errors import PlatformError
@@ -176,6 +177,15 @@ def test_a_replica_that_does_not_come_back_ends_the_restart_with_1_and_its_name(
     told = place.told("rollout", "restart", NAME, exit_code=1)
     assert told["outcome"] == "stopped"
     assert f"{NAME}-blue.0" in str(told["reason"])
+
+
+def test_the_only_replica_of_what_cannot_run_twice_is_not_started_beside_itself(place: Place) -> None:
+    alone = {"strategies": (Strategy.RECREATE,)}
+    place.platform.environment = place.platform.environment.model_copy(update=alone)
+    assert place.platform.replicas_of(place.platform.catalog.services[NAME]) == 1
+    before = place.runtime.observe(NAME)
+    assert "cannot be started anew beside itself" in place.refused("rollout", "restart", NAME).what
+    assert (place.record.restart, place.runtime.observe(NAME)) == (None, before)
 
 
 def test_a_service_that_does_not_exist_is_refused_by_both(place: Place) -> None:
