@@ -47,8 +47,8 @@ class MemoryPiece:
     size_hint: int = 0
 
     def read(self) -> Iterator[bytes]:
-        for at in range(0, len(self.content), 1 << 20):
-            yield self.content[at : at + (1 << 20)]
+        for at in range(0, len(self.content), 4000):
+            yield self.content[at : at + 4000]
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class MemoryEngine:
 
 def some_rows(count: int = 200) -> Rows:
     return {
-        "patients": [f"patient {number} {'x' * (number % 50)}" for number in range(count)],
-        "messages": [f"message {number}" for number in range(2 * count)],
+        "patients": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)],
+        "messages": [hashlib.sha256(str(-number).encode()).hexdigest() for number in range(2 * count)],
     }
 
 

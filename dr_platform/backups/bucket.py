@@ -13,6 +13,7 @@ Here: the names of objects. Not here: what is in them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from dr_platform.objects import ObjectStore, open_objects
 
 ROOT = "backups"
 RECOVERY = f"{ROOT}/recovery"
+_CLOCK = f"{ROOT}/clock"
+NO_DATABASE = frozenset({"recovery", "clock"})
+"""Folders beside those of databases."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Bucket:
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}
+
+    def time(self, marker: str) -> datetime | None:
+        """What time it is by the clock of the store. ``marker`` is a name that nobody else uses."""
+        key = f"{_CLOCK}/{marker}"
+        self.objects.put(key, b"what time is it")
+        try:
+            found = self.objects.head(key)
+        finally:
+            self.objects.delete(key)
+        return found.modified_at if found else None
 
     def location(self, database: str, backup_id: str) -> str:
         """A URI for people; of the local store it is a folder that can be read."""
