@@ -95,7 +95,12 @@ class _Part:
         self._pieces = [prefix]
         self._hash = hashlib.sha256(prefix)
         self.raw_bytes = 0
-        self.size = len(prefix)
+        self._sealed_bytes = len(prefix)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far; what zstd still holds back is at most a block of 128 KiB."""
+        return self._sealed_bytes + len(self._plain)
 
     def add(self, raw: bytes) -> None:
         self.raw_bytes += len(raw)
@@ -114,7 +119,7 @@ class _Part:
         sealed = self._cipher.encrypt(nonce, plain, self._bound)
         self._hash.update(sealed)
         self._pieces.append(sealed)
-        self.size += len(sealed)
+        self._sealed_bytes += len(sealed)
 
     def sealed(self, index: int) -> SealedPart:
         self._take(self._frame.flush())
