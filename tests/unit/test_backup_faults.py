@@ -76,6 +76,7 @@ def test_a_flipped_bit_in_any_part_is_found(tmp_path: Path) -> None:
         damaged = bytearray(sound)
         damaged[len(sound) // 2] ^= 1
         file.write_bytes(damaged)
+        here.clock.sleep(1)
         prove(here, engine, second.backup_id)
         found, reason = state(here, second.backup_id)
         assert found is State.FAILED
