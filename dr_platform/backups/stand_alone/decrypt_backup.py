@@ -66,7 +66,7 @@ def data_key(manifest: dict[str, Any], identity: Path) -> bytes:
 
 def open_age(sealed: bytes, identity: Path) -> bytes | None:
     try:
-        pyrage = importlib.import_module("pyrage")
+        pyrage: Any = importlib.import_module("pyrage")
     except ImportError:
         done = subprocess.run(
             ["age", "--decrypt", "--identity", str(identity)], input=sealed, capture_output=True, check=False
