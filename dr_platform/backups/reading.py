@@ -110,6 +110,12 @@ class BackupReader:
         pieces = tuple(self._piece(manifest, entry, key) for entry in manifest.pieces)
         return StoredBackup(manifest.backup_id, manifest.kind, manifest.facts, pieces)
 
+    def missing_parts(self, manifest: Manifest) -> tuple[str, ...]:
+        """Parts that are not there in their size; costs no read of them."""
+        folder = layout.folder_of(manifest.database, manifest.backup_id)
+        sizes = {info.key: info.size_bytes for info in self.bucket.objects.list(f"{folder}/parts")}
+        return tuple(part.path for part in manifest.parts if sizes.get(f"{folder}/{part.path}") != part.bytes)
+
     def verify_parts(self, manifest: Manifest) -> int:
         """Every part is there and unaltered; returns how many bytes were read. Raises ``DamagedBackup``."""
         for entry in manifest.pieces:

@@ -83,7 +83,7 @@ class RestorePlan:
             f"restore {self.backup_id} ({self.kind}, {self.state}: {self.reason})",
             f"taken {self.created_at:%Y-%m-%d %H:%M} UTC; what was written to {self.database} since then is not in it",
             f"into the new database {self.into} of {self.environment}; the live one is not touched",
-            f"reads {self.size_bytes / 1e6:,.1f} MB of {len(self.chain)} backups, {self.raw_bytes / 1e6:,.1f} MB unpacked",
+            f"reads {self.size_bytes / 1e6:,.1f} MB of {len(self.chain)} backups, {self.raw_bytes / 1e6:,.1f} unpacked",
             "then compares rows, fingerprints, schema and migration with what was measured in the source",
         )
 
