@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from dr_platform.approvals import Allowed, Quorum, judge
 from dr_platform.backups import restore as restoring
@@ -33,7 +33,8 @@ from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
-from dr_platform.catalog import DataClass
+from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.databases.access import read_login
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
 from dr_platform.identity import Person, signed_in_person
@@ -41,6 +42,9 @@ from dr_platform.identity import Proof as IdentityProof
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
 from dr_platform.verdict import Progress, silent
+
+if TYPE_CHECKING:
+    from dr_platform.backups.source import Source
 
 ASKED = "backup-asked"
 TAKEN = "backup-taken"
@@ -74,6 +78,16 @@ class NoSuchKind(PlatformError):
         self.next_step = f"choose one of {', '.join(offered)} with --kind"
 
 
+class NoEngine(PlatformError):
+    exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, database: str) -> None:
+        super().__init__(database)
+        self.what = f"this version cannot back up {database}"
+        self.untouched = "the database; nothing was begun"
+        self.next_step = "back it up with its server's own tools"
+
+
 class ApprovalNeeded(PlatformError):
     """Somebody else has to agree first. ``request_id`` names what they agree to."""
 
@@ -98,7 +112,27 @@ class NobodyToHoldTo(PlatformError):
 
 def backup_engine(platform: Platform, database: str) -> BackupEngine:
     """The engine that backs up one database of the catalog; nothing is connected yet."""
-    raise NotImplementedError(database)
+    entry = platform.catalog.databases[database]
+    work = platform.state.root / "backup-work"
+    match entry.engine:
+        case Engine.REDIS:
+            from dr_platform.backups.redis_ import RedisBackups
+
+            return RedisBackups(_source(platform, entry), work, platform.clock)
+        case Engine.MONGODB:
+            from dr_platform.backups.mongodb import MongoBackups
+
+            return MongoBackups(_source(platform, entry), work, platform.clock)
+        case Engine.POSTGRESQL | Engine.SCYLLADB:
+            raise NoEngine(database)
+        case _:
+            assert_never(entry.engine)
+
+
+def _source(platform: Platform, entry: Database) -> Source:
+    from dr_platform.backups.source import Source
+
+    return Source(entry, platform.endpoint(entry), read_login(entry.name, "admin", platform.secrets))
 
 
 def bucket_of(platform: Platform) -> Bucket:
