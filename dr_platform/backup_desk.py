@@ -41,7 +41,7 @@ from dr_platform.identity import Person, signed_in_person
 from dr_platform.identity import Proof as IdentityProof
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
-from dr_platform.verdict import Progress, silent
+from dr_platform.verdict import Measure, Progress, silent
 
 if TYPE_CHECKING:
     from dr_platform.backups.source import Source
@@ -53,6 +53,8 @@ PROVED = "backup-proved"
 REMOVED = "backups-removed"
 HELD = "backup-held"
 RESTORED = "backup-restored"
+DAILY = "15 1 * * *"
+"""When a database whose policy names no schedule is backed up, in UTC."""
 STORE = "DRP_BACKUP_STORE"
 RESTORE = "restore"
 """What approvals call the restore of a backup, in place of a release."""
@@ -133,6 +135,30 @@ def _source(platform: Platform, entry: Database) -> Source:
     from dr_platform.backups.source import Source
 
     return Source(entry, platform.endpoint(entry), read_login(entry.name, "admin", platform.secrets))
+
+
+def kind_of(database: str, text: str) -> Kind | None:
+    """``None`` for no text. Raises ``NoSuchKind``."""
+    if text and text not in set(Kind):
+        raise NoSuchKind(database, text, tuple(Kind))
+    return Kind(text) if text else None
+
+
+@dataclass(frozen=True)
+class BackupOutcome:
+    """A backup as the graph shows it."""
+
+    record: Record
+
+    def measurements(self) -> dict[str, Measure]:
+        record = self.record
+        sizes = {"size_bytes": record.size_bytes, "raw_bytes": record.raw_bytes}
+        times = {"duration_s": round(record.duration_s, 3), "proof_s": round(record.proof_s or 0.0, 3)}
+        told = {"backup": record.id, "kind": str(record.kind), "state": str(record.state), "location": record.location}
+        return {**told, **sizes, **times}
+
+    def describe(self) -> str:
+        return f"{self.record.id}: {self.record.state}; {self.record.reason}"
 
 
 def bucket_of(platform: Platform) -> Bucket:

@@ -249,5 +249,5 @@ def _show_plan(plan: RestorePlan, as_json: bool) -> None:
 def register(root: typer.Typer) -> None:
     root.command()(backup)
     root.command()(restore)
-    app.add_typer(keys_app, name="keys")
     root.add_typer(app, name="backups")
+    root.add_typer(keys_app, name="backup-keys")
