@@ -42,6 +42,8 @@ class Look:
     after: tuple[tuple[str, str], ...] = ()
     """Assets that must be there before the look means anything, besides its own."""
     cost: Cost = Cost.CHEAP
+    blocking: bool = False
+    """Whether what builds on the asset in the same run waits for the answer."""
 
 
 def always_answers(look: Callable[P, Verdict]) -> Callable[P, Verdict]:

@@ -34,6 +34,10 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "audit": frozenset({"hipaa", "integration"}),
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
+    "verified": frozenset({"recovery"}),
+    "fresh": frozenset({"recovery"}),
+    "restorable": frozenset({"recovery"}),
+    "expiry": frozenset({"recovery"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises
