@@ -125,7 +125,13 @@ def backup_engine(platform: Platform, database: str) -> BackupEngine:
             from dr_platform.backups.mongodb import MongoBackups
 
             return MongoBackups(_source(platform, entry), work, platform.clock)
-        case Engine.POSTGRESQL | Engine.SCYLLADB:
+        case Engine.POSTGRESQL:
+            from dr_platform.backups.postgresql.engine import postgres_backups
+            from dr_platform.backups.postgresql.scratch import Site
+
+            admin = read_login(database, "admin", platform.secrets)
+            return postgres_backups(database, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
+        case Engine.SCYLLADB:
             raise NoEngine(database)
         case _:
             assert_never(entry.engine)
