@@ -33,9 +33,7 @@ def test_defaults_keep_what_the_rules_ask_for() -> None:
 def test_all_faults_of_all_files_are_told_at_once_with_file_and_field(tmp_path: Path) -> None:
     root = shipped_copy(tmp_path)
     (root / "databases/redis/backup.yaml").write_text("rpo: 24\nschedules: {rdb: daily, tape: '0 1 * * *'}\n")
-    (root / "databases/postgres/backup.yaml").write_text(
-        "schedules:\n  physical-incr: '0 1 * * *'\nretention: {daily: 0}\n"
-    )
+    (root / "databases/postgres/backup.yaml").write_text("retention: {daily: 0}\n")
     with pytest.raises(CatalogError) as told:
         read_policies(root)
     found = {(fault.file.split("/")[1], fault.field.partition(".")[0]) for fault in told.value.faults}
