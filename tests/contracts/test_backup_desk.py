@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,37 @@ def test_where_releases_need_approvals_a_restore_needs_as_many_for_exactly_its_p
     with pytest.raises(ApprovalNeeded):
         desk.restore(desk.plan_restore(NAME, record.id, "9"), record.id, "somebody", "another plan")
     assert desk.restore(plan, record.id, "somebody", "a drill").plan == plan
+
+
+def test_the_job_takes_one_for_its_slot_and_its_checks_judge_it(platform: Platform) -> None:
+    from dr_platform.definitions import build_definitions
+
+    job = build_definitions(platform).resolve_job_def(f"backup_{NAME}")
+    config = {"ops": {f"backups__{NAME}": {"config": {"kind": "rdb", "reason": "schedule"}}}}
+    done = job.execute_in_process(
+        partition_key=f"{platform.clock.now():%Y-%m-%d}", run_config=config, tags={"dr-platform/actor": "schedule"}
+    )
+    assert done.success
+    answers = {found.check_name: found.passed for found in done.get_asset_check_evaluations()}
+    assert answers == {"verified": True, "fresh": True, "restorable": True, "expiry": True}
+    (made,) = done.asset_materializations_for_node(f"backups__{NAME}")
+    assert made.metadata["state"].value == "verified"
+    (record,) = BackupDesk(platform).records(NAME)
+    assert record.why == "schedule (schedule)"
+
+
+def test_a_schedule_asks_for_the_slot_of_its_day_and_the_kind_of_the_catalog(platform: Platform) -> None:
+    import dagster as dg
+
+    from dr_platform.definitions import build_definitions
+
+    definitions = build_definitions(platform)
+    schedule = next(s for s in definitions.schedules or () if s.name == "backup_redis_rdb")
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    repository = definitions.get_repository_def()
+    at = datetime(2026, 11, 25, 1, 30, tzinfo=UTC)
+    with dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests or ()
+    assert request.partition_key == "2026-11-25"
+    assert request.run_config["ops"]["backups__redis"]["config"] == {"kind": "rdb", "reason": "schedule"}
+    assert schedule.cron_schedule == "30 1 * * *"
