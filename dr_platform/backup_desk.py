@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from dr_platform.approvals import Allowed, Quorum, judge
 from dr_platform.backups import restore as restoring
@@ -33,14 +33,18 @@ from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
-from dr_platform.catalog import DataClass
+from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.databases.access import read_login
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
 from dr_platform.identity import Person, signed_in_person
 from dr_platform.identity import Proof as IdentityProof
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
-from dr_platform.verdict import Progress, silent
+from dr_platform.verdict import Measure, Progress, silent
+
+if TYPE_CHECKING:
+    from dr_platform.backups.source import Source
 
 ASKED = "backup-asked"
 TAKEN = "backup-taken"
@@ -49,6 +53,8 @@ PROVED = "backup-proved"
 REMOVED = "backups-removed"
 HELD = "backup-held"
 RESTORED = "backup-restored"
+DAILY = "15 1 * * *"
+"""When a database whose policy names no schedule is backed up, in UTC."""
 STORE = "DRP_BACKUP_STORE"
 RESTORE = "restore"
 """What approvals call the restore of a backup, in place of a release."""
@@ -72,6 +78,16 @@ class NoSuchKind(PlatformError):
         self.what = f"{database} has no backups of the kind {kind[:40]!r}"
         self.untouched = "the database; nothing was begun"
         self.next_step = f"choose one of {', '.join(offered)} with --kind"
+
+
+class NoEngine(PlatformError):
+    exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, database: str) -> None:
+        super().__init__(database)
+        self.what = f"this version cannot back up {database}"
+        self.untouched = "the database; nothing was begun"
+        self.next_step = "back it up with its server's own tools"
 
 
 class ApprovalNeeded(PlatformError):
@@ -98,7 +114,57 @@ class NobodyToHoldTo(PlatformError):
 
 def backup_engine(platform: Platform, database: str) -> BackupEngine:
     """The engine that backs up one database of the catalog; nothing is connected yet."""
-    raise NotImplementedError(database)
+    entry = platform.catalog.databases[database]
+    work = platform.state.root / "backup-work"
+    match entry.engine:
+        case Engine.REDIS:
+            from dr_platform.backups.redis_ import RedisBackups
+
+            return RedisBackups(_source(platform, entry), work, platform.clock)
+        case Engine.MONGODB:
+            from dr_platform.backups.mongodb import MongoBackups
+
+            return MongoBackups(_source(platform, entry), work, platform.clock)
+        case Engine.POSTGRESQL:
+            from dr_platform.backups.postgresql.engine import postgres_backups
+            from dr_platform.backups.postgresql.scratch import Site
+
+            admin = read_login(database, "admin", platform.secrets)
+            return postgres_backups(database, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
+        case Engine.SCYLLADB:
+            raise NoEngine(database)
+        case _:
+            assert_never(entry.engine)
+
+
+def _source(platform: Platform, entry: Database) -> Source:
+    from dr_platform.backups.source import Source
+
+    return Source(entry, platform.endpoint(entry), read_login(entry.name, "admin", platform.secrets))
+
+
+def kind_of(database: str, text: str) -> Kind | None:
+    """``None`` for no text. Raises ``NoSuchKind``."""
+    if text and text not in set(Kind):
+        raise NoSuchKind(database, text, tuple(Kind))
+    return Kind(text) if text else None
+
+
+@dataclass(frozen=True)
+class BackupOutcome:
+    """A backup as the graph shows it."""
+
+    record: Record
+
+    def measurements(self) -> dict[str, Measure]:
+        record = self.record
+        sizes = {"size_bytes": record.size_bytes, "raw_bytes": record.raw_bytes}
+        times = {"duration_s": round(record.duration_s, 3), "proof_s": round(record.proof_s or 0.0, 3)}
+        told = {"backup": record.id, "kind": str(record.kind), "state": str(record.state), "location": record.location}
+        return {**told, **sizes, **times}
+
+    def describe(self) -> str:
+        return f"{self.record.id}: {self.record.state}; {self.record.reason}"
 
 
 def bucket_of(platform: Platform) -> Bucket:

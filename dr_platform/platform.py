@@ -280,7 +280,7 @@ class Platform:
         from dr_platform.databases.connect import connect_database
 
         database = self.catalog.databases[name]
-        return connect_database(database, self._endpoint(database), self.secrets, role)
+        return connect_database(database, self.endpoint(database), self.secrets, role)
 
     @property
     def knowledge_database(self) -> Database:
@@ -300,7 +300,8 @@ class Platform:
         finally:
             database.close()
 
-    def _endpoint(self, database: Database) -> Endpoint:
+    def endpoint(self, database: Database) -> Endpoint:
+        """Where a database answers in this environment."""
         from dr_platform.databases.port import Endpoint
 
         if self.binding.databases == "embedded":

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from dr_platform.backup_desk import REMOVED, TAKEN, BackupDesk, subject_of
-from dr_platform.backups.catalogue import Listing, Record, State
+from dr_platform.backups.catalogue import UNPROVED, Listing, Record, State
 from dr_platform.errors import PlatformError
 from dr_platform.look import Cost, Look, always_answers
 from dr_platform.platform import Platform
@@ -45,12 +45,20 @@ def verified_verdict(platform: Platform, database: str) -> Verdict:
     listing = desk.listing(database)
     if not listing.records:
         return Verdict(False, f"there is no backup of {database} yet: `drp backup {database}`")
-    newest = listing.records[0]
+    now, grace = platform.clock.now(), desk.policy(database).rto
+    settled = [r for r in listing.records if not _being_proved(r, grace, now)]
+    newest = settled[0] if settled else listing.records[0]
     if lost := _lost(platform, database, listing):
         return Verdict(False, f"backup {lost} was taken and is not in the store as it was written", _figures(newest))
     if newest.state is not State.VERIFIED:
         return Verdict(False, f"{newest.id} is {newest.state}: {newest.reason}", _figures(newest))
     return Verdict(True, f"{newest.id}: {newest.reason}", _figures(newest))
+
+
+def _being_proved(record: Record, grace_s: float, now: datetime) -> bool:
+    """A backup that has just been taken; its proof gets the time that a restore may take."""
+    took = (now - record.created_at).total_seconds()
+    return record.state is State.UNVERIFIED and record.reason == UNPROVED and took < record.duration_s + grace_s
 
 
 def _lost(platform: Platform, database: str, listing: Listing) -> str | None:

@@ -113,4 +113,4 @@ class NoEscrow(PlatformError):
         super().__init__(environment)
         self.what = f"no escrow key can open the backups of {environment}, so none is taken"
         self.untouched = "the database; nothing was begun"
-        self.next_step = "make one and keep its file off this machine: `drp backups keys init --identity FILE`"
+        self.next_step = "make one and keep its file off this machine: `drp backup-keys init --identity FILE`"

@@ -59,7 +59,7 @@ class NoRecipient(PlatformError):
         super().__init__()
         self.what = "no escrow recipient is known"
         self.untouched = "every backup; nothing was begun"
-        self.next_step = "make one with `drp backups keys init --identity FILE`"
+        self.next_step = "make one with `drp backup-keys init --identity FILE`"
 
 
 class EscrowExists(PlatformError):
@@ -71,7 +71,7 @@ class EscrowExists(PlatformError):
         super().__init__(recipient)
         self.what = f"an escrow recipient is there already: {recipient}"
         self.untouched = "the recipient and every backup"
-        self.next_step = "use the file that was written then; `drp backups keys show` names its recipient"
+        self.next_step = "use the file that was written then; `drp backup-keys show` names its recipient"
 
 
 class IdentityNotWritten(PlatformError):

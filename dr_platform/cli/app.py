@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dr_platform.cli import (
+    backup_verbs,
     catalog_verbs,
     data_verbs,
     fault_verbs,
@@ -64,6 +65,7 @@ app.add_typer(fault_verbs.app, name="fault")
 app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
+backup_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

@@ -11,7 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, judge, person_at_work
+from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, Request, judge, person_at_work
+from dr_platform.backup_desk import restore_digest
+from dr_platform.backups.errors import DamagedBackup, UnknownBackup
+from dr_platform.backups.restore import RestoreRefused
+from dr_platform.catalog import Environment
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import Person, signed_in_person
@@ -146,7 +150,7 @@ def approve(
     me = _me(platform, as_name)
     asked = desk.store.read(request_id).request
     target = target_of(platform, asked.environment)
-    plan = candidate_of(platform, asked.release, target).plan_digest
+    plan = _plan_now(platform, asked, target)
     given = desk.approve(request_id, me, plan, reason, valid_for=valid_for(target))
     if as_json:
         print_json(asdict(given))
@@ -187,14 +191,20 @@ def void(
     console.print(f"{request_id}: voided", markup=False)
 
 
+def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
+    """The digest of what would be carried out by now: a release's plan, or that of a restore."""
+    found = restore_digest(platform, asked.release)
+    return found if found is not None else candidate_of(platform, asked.release, target).plan_digest
+
+
 def _judged(platform: Platform, case: Case) -> Judgement:
     asked = case.request
     try:
         target = target_of(platform, asked.environment)
-        plan = candidate_of(platform, asked.release, target).plan_digest
+        plan = _plan_now(platform, asked, target)
     except (UnknownEnvironment, UnknownRelease):
         return Refused("its release or environment is not known any more")
-    except DamagedRelease as exc:
+    except (DamagedRelease, DamagedBackup, RestoreRefused, UnknownBackup) as exc:
         return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))
     return judge(asked, case.approvals, plan, platform.clock.now(), required)

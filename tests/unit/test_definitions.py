@@ -68,6 +68,7 @@ def test_every_part_of_the_catalog_is_an_asset() -> None:
         ("schema", catalog.databases),
         ("services", catalog.services),
         ("knowledge", catalog.knowledge),
+        ("backups", catalog.databases),
     ):
         expected |= {f"{layer}/{name}" for name in parts}
     assert names(graph().materializable_asset_keys) == expected
@@ -75,7 +76,9 @@ def test_every_part_of_the_catalog_is_an_asset() -> None:
 
 def test_every_asset_has_a_health_check() -> None:
     checked = {key.asset_key for key in graph().asset_check_keys if key.name == "healthy"}
-    assert checked == set(graph().materializable_asset_keys)
+    backups = {dg.AssetKey(["backups", name]) for name in platform().catalog.databases}
+    assert checked == set(graph().materializable_asset_keys) - backups
+    assert backups == {key.asset_key for key in graph().asset_check_keys if key.name == "verified"}
 
 
 def test_every_database_and_service_has_a_hipaa_check() -> None:
@@ -130,7 +133,7 @@ def test_a_service_comes_after_the_fleet_its_needs_and_their_schema() -> None:
 
 def test_a_whole_run_evaluates_checks_in_few_steps() -> None:
     job = definitions().resolve_job_def("health")
-    assert len(job.nodes) <= 25  # of so many kinds are checks, however many assets there are
+    assert len(job.nodes) <= 30  # of so many kinds are checks, however many assets there are
 
 
 def check_steps(job: str) -> set[str]:
@@ -158,7 +161,9 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "incidents",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
-    assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention"}
+    named = {s.name for s in schedules}
+    assert named >= {"hourly_checks", "daily_knowledge", "daily_retention", "daily_backups_prune"}
+    assert {name.split("_")[1] for name in named if name.startswith("backup_")} == set(platform().catalog.databases)
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
     assert {s.execution_timezone for s in schedules} == {"UTC"}
 
