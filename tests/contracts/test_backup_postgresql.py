@@ -35,7 +35,6 @@ from dr_platform.backups.postgresql.errors import (
 )
 from dr_platform.backups.postgresql.recovery import AtPoint, AtTime, Latest, Moment, Recovery
 from dr_platform.backups.postgresql.scratch import Site, sweep
-from dr_platform.backups.source import Source
 from dr_platform.catalog import Engine
 from dr_platform.databases.access import read_login
 from dr_platform.databases.connect import connect_database
@@ -103,8 +102,8 @@ def server() -> Iterator[Running]:
 
 
 def engine_of(server: Running) -> PostgresBackups:
-    source = Source(server.database, server.endpoint, read_login("store", "admin", server.secrets))
-    return postgres_backups(source, Site(server.state, MEMORY))
+    admin = read_login("store", "admin", server.secrets)
+    return postgres_backups("store", server.endpoint, admin, Site(server.state, MEMORY))
 
 
 @contextmanager

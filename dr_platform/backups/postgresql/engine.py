@@ -24,9 +24,9 @@ from dr_platform.backups.postgresql.logical import logical_snapshot
 from dr_platform.backups.postgresql.physical import physical_snapshot, possible_kinds
 from dr_platform.backups.postgresql.recovery import Recovery, recover
 from dr_platform.backups.postgresql.scratch import ScratchServer, Site, scratch_server
-from dr_platform.backups.source import Source
 from dr_platform.clock import Clock, SystemClock
-from dr_platform.databases.access import is_loopback
+from dr_platform.databases.access import Login, is_loopback
+from dr_platform.databases.port import Endpoint
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _CARRIED = "carried"
@@ -97,10 +97,11 @@ class PostgresBackups:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def postgres_backups(source: Source, site: Site, clock: Clock | None = None) -> PostgresBackups:
+def postgres_backups(
+    name: str, endpoint: Endpoint, admin: Login, site: Site, clock: Clock | None = None
+) -> PostgresBackups:
     """The engine of a database of the catalog."""
-    endpoint, login = source.endpoint, source.login
-    access = Access(source.name, endpoint.host, endpoint.port, endpoint.database, login.username, login.password)
+    access = Access(name, endpoint.host, endpoint.port, endpoint.database, admin.username, admin.password)
     memory = site.memory if is_loopback(endpoint.host) else Means().memory_bytes
     return PostgresBackups(access, site, clock or SystemClock(), Means(memory_bytes=memory))
 
