@@ -80,16 +80,6 @@ class NoSuchKind(PlatformError):
         self.next_step = f"choose one of {', '.join(offered)} with --kind"
 
 
-class NoEngine(PlatformError):
-    exit_code = ExitCode.UNAVAILABLE
-
-    def __init__(self, database: str) -> None:
-        super().__init__(database)
-        self.what = f"this version cannot back up {database}"
-        self.untouched = "the database; nothing was begun"
-        self.next_step = "back it up with its server's own tools"
-
-
 class ApprovalNeeded(PlatformError):
     """Somebody else has to agree first. ``request_id`` names what they agree to."""
 
@@ -125,8 +115,16 @@ def backup_engine(platform: Platform, database: str) -> BackupEngine:
             from dr_platform.backups.mongodb import MongoBackups
 
             return MongoBackups(_source(platform, entry), work, platform.clock)
-        case Engine.POSTGRESQL | Engine.SCYLLADB:
-            raise NoEngine(database)
+        case Engine.POSTGRESQL:
+            from dr_platform.backups.postgresql.engine import postgres_backups
+            from dr_platform.backups.postgresql.scratch import Site
+
+            admin = read_login(database, "admin", platform.secrets)
+            return postgres_backups(database, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
+        case Engine.SCYLLADB:
+            from dr_platform.backups.cql import CqlBackups
+
+            return CqlBackups(_source(platform, entry), work, platform.clock)
         case _:
             assert_never(entry.engine)
 

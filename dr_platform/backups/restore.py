@@ -22,8 +22,8 @@ from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.verdict import Progress, silent
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
-"""What every engine takes as the name of a database, unquoted."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+"""What an engine takes as the name of a database, unquoted; Redis numbers its databases."""
 
 
 class RestoreRefused(PlatformError):

@@ -14,7 +14,7 @@ from psycopg import sql
 BLOCK_BYTES = 8192
 
 _TABLES = """
-SELECT c.oid::int8, n.nspname, c.relname,
+SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence = 'p',
        pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int8,
        pg_catalog.pg_table_size(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -24,12 +24,27 @@ SELECT c.oid::int8, n.nspname, c.relname,
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY n.nspname, c.relname
 """
+# In binary an array or a composite carries the numbers of the types in it, so those of types that somebody made are
+# carried as text.
 _COLUMNS = """
 SELECT a.attrelid::int8, a.attname, a.atttypid::int8, a.attgenerated <> '',
        t.typsend <> 0 AND t.typreceive <> 0
+       AND (b.oid < 16384 OR b.typtype = 'e' OR b.typtype = 'b' AND b.typcategory <> 'A')
+       AND coalesce(nullif(b.typelem, 0), b.oid) NOT IN (SELECT oid FROM pg_type WHERE typname = ANY(%s)
+                                                            AND typnamespace = 'pg_catalog'::regnamespace)
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+  JOIN pg_type b ON b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
  WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attrelid, a.attnum
+"""
+REFERRING = (
+    "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype", "regrole", "regnamespace", "regconfig",
+    "regdictionary", "regcollation", "aclitem",
+)  # fmt: skip
+"""Types whose binary form is the number of an object, which is another one in every server; their text is its name."""
+_MATERIALIZED = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid
 """
 _SEQUENCES = """
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -97,7 +112,7 @@ class Column:
     type_oid: int
     generated: bool
     binary: bool
-    """Its type can be sent and received in binary."""
+    """Its values can be carried in binary: its type says how, and they mean the same in another server."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,8 @@ class Table:
     oid: int
     schema: str
     relation: str
+    logged: bool
+    """Whether its rows are in the log; those of others are gone after a crash, and in a physical backup."""
     blocks: int
     size_bytes: int
     """With what is stored out of line, without indexes."""
@@ -148,7 +165,9 @@ class VectorIndex:
 def tables(connection: Connection) -> tuple[Table, ...]:
     found = connection.execute(_TABLES).fetchall()
     columns: dict[int, list[Column]] = {row[0]: [] for row in found}
-    for oid, name, type_oid, generated, binary in connection.execute(_COLUMNS, (list(columns),)).fetchall():
+    for oid, name, type_oid, generated, binary in connection.execute(
+        _COLUMNS, (list(REFERRING), list(columns))
+    ).fetchall():
         columns[oid].append(Column(name, type_oid, generated, binary))
     return tuple(Table(oid, *rest, columns=tuple(columns[oid])) for oid, *rest in found)
 
@@ -163,7 +182,7 @@ def vector_indexes(connection: Connection) -> tuple[VectorIndex, ...]:
 
 def surroundings(connection: Connection) -> dict[str, Any]:
     """What a database needs around it and ``pg_dump`` leaves out: roles by name, never their passwords; who may
-    connect; settings of the database; its encoding and locale."""
+    connect; settings of the database; its encoding and locale; which views hold rows."""
     roles = [row[0] for row in connection.execute(_ROLES).fetchall()]
     encoding, provider, collate, ctype, locale, owner = _row(connection, _DATABASE)
     return {
@@ -173,6 +192,7 @@ def surroundings(connection: Connection) -> dict[str, Any]:
         "encoding": encoding,
         "locale": {"provider": provider, "collate": collate, "ctype": ctype, "name": locale},
         "grants": [list(row) for row in connection.execute(_GRANTS).fetchall()],
+        "materialized": [list(row) for row in connection.execute(_MATERIALIZED).fetchall()],
         "settings": [list(row) for row in connection.execute(_SETTINGS).fetchall()],
     }
 

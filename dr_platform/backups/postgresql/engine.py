@@ -97,11 +97,13 @@ class PostgresBackups:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def postgres_backups(name: str, endpoint: Endpoint, admin: Login, site: Site, clock: Clock) -> PostgresBackups:
+def postgres_backups(
+    name: str, endpoint: Endpoint, admin: Login, site: Site, clock: Clock | None = None
+) -> PostgresBackups:
     """The engine of a database of the catalog."""
     access = Access(name, endpoint.host, endpoint.port, endpoint.database, admin.username, admin.password)
     memory = site.memory if is_loopback(endpoint.host) else Means().memory_bytes
-    return PostgresBackups(access, site, clock, Means(memory_bytes=memory))
+    return PostgresBackups(access, site, clock or SystemClock(), Means(memory_bytes=memory))
 
 
 def _locale_of(connection: psycopg.Connection) -> sql.Composable:

@@ -117,6 +117,7 @@ def load(target: Access, backup: StoredBackup, means: Means) -> None:
         if pieces.has(LARGE_OBJECTS):
             _step(target, "large objects", lambda: _run(connection, pieces.bytes_of(LARGE_OBJECTS)))
         _step(target, "sequences", lambda: _set_sequences(connection, json.loads(pieces.bytes_of(SEQUENCES))))
+        _step(target, "views", lambda: _refresh(connection, surroundings_of(pieces)["materialized"]))
         _finish(target, connection, pieces.bytes_of(POST_DATA), means)
         _step(target, "statistics", lambda: connection.execute("ANALYZE"))
         _step(target, "grants", lambda: _grant(connection, surroundings_of(pieces), target.database))
@@ -263,6 +264,22 @@ def _set_sequences(connection: Connection, values: Sequence[Sequence[Any]]) -> N
     for schema, name, last, called in values:
         relation = sql.Identifier(schema, name).as_string()
         connection.execute("SELECT pg_catalog.setval(%s::regclass, %s, %s)", (relation, last, called))
+
+
+def _refresh(connection: Connection, views: Sequence[Sequence[str]]) -> None:
+    """Views that hold rows, in the order in which they were made. One may read another that was made anew later, so
+    what fails is tried again as long as others succeed."""
+    waiting = list(views)
+    while waiting:
+        failed: list[Sequence[str]] = []
+        for view in waiting:
+            try:
+                connection.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(*view)))
+            except psycopg.errors.ObjectNotInPrerequisiteState:
+                failed.append(view)
+        if len(failed) == len(waiting):
+            connection.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(*failed[0])))
+        waiting = failed
 
 
 # Roles and grants

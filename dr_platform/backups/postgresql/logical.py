@@ -43,6 +43,8 @@ FORMATS: Mapping[str, str] = {
 }
 _LOCK_TIMEOUT_S = 20
 _SCHEMA_BYTES = 1 << 16
+_MOST_BYTES = 4 << 20
+"""What the port allows at once."""
 
 SURROUNDINGS = "surroundings.json"
 PRE_DATA = "pre-data.sql"
@@ -131,17 +133,22 @@ class FixedPiece:
 
 
 def in_chunks(parts: Any) -> Iterator[bytes]:
-    """Join what the server sends row by row."""
+    """Join what the server sends row by row; a row may be larger than a chunk."""
     held: list[bytes] = []
     size = 0
     for part in parts:
         held.append(bytes(part))
         size += len(part)
         if size >= CHUNK_BYTES:
-            yield b"".join(held)
+            yield from _cut(b"".join(held))
             held, size = [], 0
     if held:
         yield b"".join(held)
+
+
+def _cut(joined: bytes) -> Iterator[bytes]:
+    for at in range(0, len(joined), _MOST_BYTES):
+        yield joined[at : at + _MOST_BYTES]
 
 
 @dataclass(frozen=True)

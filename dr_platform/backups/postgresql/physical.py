@@ -24,7 +24,7 @@ from dr_platform.backups.port import Facts, Json, Piece, StoredBackup, StoredPie
 from dr_platform.backups.postgresql.access import Access
 from dr_platform.backups.postgresql.catalog import Connection, one
 from dr_platform.backups.postgresql.errors import SourceRefused
-from dr_platform.backups.postgresql.facts import beat, measure
+from dr_platform.backups.postgresql.facts import Scope, beat, measure
 from dr_platform.backups.postgresql.lanes import Dealer, in_blocks, read_lane, read_last
 from dr_platform.backups.postgresql.manifest import BadManifest, read_manifest
 from dr_platform.backups.postgresql.replication import BaseBackup
@@ -113,6 +113,7 @@ class PhysicalSnapshot:
             self._connection,
             self._programs,
             snapshot=str(one(self._connection, "SELECT pg_export_snapshot()")),
+            scope=Scope.LOGGED,
             newer_than=None if quiet else int(self._before.split(":")[0]),
             position={
                 "start_lsn": start.lsn,
