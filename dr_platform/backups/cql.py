@@ -366,6 +366,7 @@ class CqlRestoration:
         if not chain or chain[-1].kind is not Kind.CQL or SCHEMA not in pieces:
             raise RestoreFailed(self.place, f"it is no backup of kind {Kind.CQL} with its schema")
         content = json.loads(b"".join(pieces.pop(SCHEMA).read()))
+        _require_all(self.place, chain[-1])
         self._backup = chain[-1]
         self._target = self.open_target()
         with self._refusals():
@@ -439,6 +440,16 @@ class CqlRestoration:
         derived = len(schema.names("index")) + len(schema.names("view"))
         built = f"{derived - len(self._unbuilt)} of {derived} indexes and views are built"
         return (Probe("indexes_and_views", not self._unbuilt, built), _found_by_key(self.target, schema))
+
+
+def _require_all(place: str, backup: StoredBackup) -> None:
+    """Every range of every table is there; said before a server is started for it."""
+    ranges = [(str(piece.facts.get("table")), str(piece.facts.get("range"))) for piece in backup.pieces]
+    for table in backup.facts.tables:
+        found = [part for name, part in ranges if name == table.name]
+        wanted = int(found[0].rpartition(" of ")[2]) if found else 1
+        if len(set(found)) != wanted:
+            raise RestoreFailed(place, f"{table.name} has {len(set(found))} of {wanted} ranges")
 
 
 def _table_of(piece: StoredPiece, tables: Mapping[str, Table]) -> Table:

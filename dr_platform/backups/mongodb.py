@@ -311,6 +311,7 @@ class MongoRestoration:
         if not chain or chain[-1].kind is not Kind.BSON or DESCRIPTION not in pieces:
             raise RestoreFailed(self.place, f"it is no backup of kind {Kind.BSON} with its description")
         wanted = Description.read(b"".join(pieces.pop(DESCRIPTION).read()))
+        _require_all(self.place, chain[-1])
         self._wanted, self._origin = wanted, chain[-1].facts.server
         self._target = self.open_target()
         with self._refusals():
@@ -352,6 +353,13 @@ class MongoRestoration:
             _expiring_indexes(self.target, self._wanted),
             _validators(self.target, self._wanted),
         )
+
+
+def _require_all(place: str, backup: StoredBackup) -> None:
+    """Every collection that had documents has pieces; said before a server is started for it."""
+    present = {piece.facts.get("collection") for piece in backup.pieces}
+    if missing := [table.name for table in backup.facts.tables if table.rows and table.name not in present]:
+        raise RestoreFailed(place, f"{len(missing)} collections have no piece, {missing[0]} among them")
 
 
 def parted(chunks: Iterator[bytes]) -> Iterator[bytes]:
