@@ -40,7 +40,7 @@ from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
 from dr_platform.identity import Person, signed_in_person
 from dr_platform.identity import Proof as IdentityProof
-from dr_platform.log_archive import LogArchive, NoLog, has_log, needed_for
+from dr_platform.log_recovery import DatabaseLog, NoLog, has_log, needed_for
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
 from dr_platform.verdict import Measure, Progress, silent
@@ -369,32 +369,24 @@ class BackupDesk:
     def _target(self, plan: RestorePlan) -> AbstractContextManager[Restoration]:
         if not plan.moment:
             return self.engine_of(self.platform, plan.database).new_database(plan.into)
-        archive = self.log_archive(plan.database)
-        archive.flush()
+        log = self.log_of(plan.database)
+        log.flush()
         position = self.reader.manifest(plan.database, plan.backup_id)[0].facts.position
         until = moment_of(plan.moment)
-        return archive.engine.new_database(plan.into, archive.recovery(position, until, plan.moment))
+        return log.engine.new_database(plan.into, log.recovery(position, until, plan.moment))
 
-    def log_archive(self, database: str) -> LogArchive:
+    def log_of(self, database: str) -> DatabaseLog:
         """Raises ``NoLog``."""
         if not has_log(self.platform, database):
             raise NoLog(database)
         engine = postgres_engine(self.platform, self.platform.catalog.databases[database])
-        return LogArchive(self.platform, self.bucket, self.keys, database, engine)
-
-    def drain_logs(self) -> int:
-        """Hand on what every server has handed over of its log; returns how many segments."""
-        names = [name for name in self.platform.catalog.databases if has_log(self.platform, name)]
-        waiting = [name for name in names if (self.platform.state.wal / name).is_dir()]
-        if waiting:
-            self.ensure_escrow()
-        return sum(self.log_archive(name).drain().segments for name in waiting)
+        return DatabaseLog(self.platform, self.bucket, self.keys, database, engine)
 
     def _expire_log(self, database: str) -> int:
         window = timedelta(seconds=self.policy(database).log)
         needed = needed_for(self.listing(database).records, window, self.platform.clock.now())
         positions = [self.reader.manifest(database, record.id)[0].facts.position for record in needed]
-        return self.log_archive(database).expire(positions)
+        return self.log_of(database).expire(positions)
 
     def _require_approval(self, plan: RestorePlan, reason: str) -> None:
         """As many as a release needs where this runs; none on this machine, where data is synthetic."""

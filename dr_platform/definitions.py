@@ -26,7 +26,6 @@ from sensors.aftercare import aftercare_sensor
 from sensors.controller import controller_sensor
 from sensors.health import health_sensor
 from sensors.incidents import incidents_sensor
-from sensors.log_archive import log_archive_sensor
 from sensors.processes import process_sensor
 from sensors.remediation import remediation_sensor
 from sensors.rollouts import rollouts_sensor
@@ -66,7 +65,6 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             rollouts_sensor(platform),
             incidents_sensor(platform),
             process_sensor(platform),
-            log_archive_sensor(platform),
             *run_sensors(platform),
         ],
     )

@@ -18,7 +18,7 @@ from dr_platform.catalog import Database, Engine
 from dr_platform.databases.port import Endpoint
 from dr_platform.errors import PlatformError
 from dr_platform.evidence import MemoryEvidenceLog
-from dr_platform.log_archive import NoLog
+from dr_platform.log_recovery import NoLog
 from dr_platform.platform import Platform, find_catalog, load_catalog
 from tests.contracts.embedded_servers import Running, running
 
@@ -49,7 +49,7 @@ def desk() -> Iterator[BackupDesk]:
 
 
 def connected(desk: BackupDesk, database: str | None = None) -> psycopg.Connection[Any]:
-    access = desk.log_archive(NAME).engine.access
+    access = desk.log_of(NAME).engine.access
     return (access.to(database) if database else access).connect({})
 
 
@@ -99,10 +99,10 @@ def test_only_physical_backups_and_only_of_postgresql_are_brought_to_a_moment(de
 
 
 def test_the_log_that_no_backup_needs_any_more_goes_and_the_rest_stays(desk: BackupDesk) -> None:
-    desk.log_archive(NAME).flush()
+    desk.log_of(NAME).flush()
     position = desk.reader.manifest(NAME, desk.take(NAME, Kind.PHYSICAL_FULL, "", "somebody").id)[0].facts.position
-    desk.log_archive(NAME).flush()
-    archive = desk.log_archive(NAME)
+    desk.log_of(NAME).flush()
+    archive = desk.log_of(NAME)
     before = [found.segment for found in archive._archive(position["system_identifier"]).segments()]
     removed = archive.expire([position])
     after = [found.segment for found in archive._archive(position["system_identifier"]).segments()]

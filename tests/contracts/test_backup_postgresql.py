@@ -378,6 +378,7 @@ class Archived:
             with connected(self.engine) as waiting:
                 while not self._handed_over(segment):
                     one(waiting, "SELECT pg_sleep(0.05)")
+        assert wal.writer_of(self.spool) == self.archive.system_identifier
         wal.drain(self.spool, self.archive)
 
     def _handed_over(self, segment: str) -> bool:
