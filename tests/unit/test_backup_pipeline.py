@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dr_platform.backups.errors import BackupFailed, Cause
-from tests.backups import BrokenPiece, MemoryPiece, ToolPiece, memory_engine, order, room
+from tests.backups import BrokenPiece, EndingPiece, MemoryPiece, ToolPiece, memory_engine, order, room
 
 pytestmark = pytest.mark.unit
 
@@ -56,4 +56,13 @@ def test_a_piece_that_was_not_read_whole_fails_the_backup_and_leaves_no_part(
         here.writer.take(order(), engine)
     assert failed.value.cause is cause
     assert "Lovelace" not in str(failed.value)
+    assert [p.name for p in (tmp_path / "objects/backups/live").rglob("*") if p.is_file()] == ["failed.json"]
+
+
+def test_a_process_of_ours_that_is_killed_fails_the_backup_with_that_reason(tmp_path: Path) -> None:
+    here, engine = room(tmp_path).with_writer(workers=2), memory_engine()
+    engine.spoil = (EndingPiece("tables/large", b"x" * 9000),)
+    with pytest.raises(BackupFailed) as failed:
+        here.writer.take(order(), engine)
+    assert failed.value.cause is Cause.WORKER_ENDED
     assert [p.name for p in (tmp_path / "objects/backups/live").rglob("*") if p.is_file()] == ["failed.json"]
