@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -343,7 +343,14 @@ class MongoRestoration:
     def facts(self) -> Facts:
         description = describe(self.target)
         tallies = {name: count(self.target, name) for name in description.stores}
-        return _measured(self.target, description, tallies, {})
+        measured = _measured(self.target, description, tallies, {})
+        return replace(measured, exact=not self._expires())
+
+    def _expires(self) -> bool:
+        """Whether the server removes documents by itself as soon as they are there."""
+        indexes = self._wanted.indexes.values() if self._wanted else ()
+        expiring = any("expireAfterSeconds" in index for found in indexes for index in found)
+        return expiring and "ttl_indexes" in self.target.server().capabilities
 
     def probes(self) -> Sequence[Probe]:
         if self._wanted is None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from dr_platform.backups.port import Kind, StoredBackup
+from dr_platform.backups.proof import compared
 from dr_platform.backups.redis_ import FILE, PIECE, RedisBackups, fault_of
 from dr_platform.backups.redis_replica import payload
 from dr_platform.backups.scratch_server import sweep
@@ -171,6 +172,33 @@ def test_keys_keep_the_moment_at_which_they_expire(engine: RedisBackups, client:
     client.execute_command("SELECT", 0)
     assert LONG_S - 60 < left[0] <= LONG_S
     assert left[1] == -1
+
+
+def test_keys_that_expired_are_left_out_of_a_new_database_and_the_rest_is_compared(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    client.set("gone soon", "x", px=200)
+    backup = stored(engine, tmp_path / "kept")
+    while client.exists("gone soon"):
+        pass
+    with engine.new_database("4") as restoration:
+        restoration.restore((backup,))
+        facts = restoration.facts()
+    assert facts.exact is False
+    assert facts.tables[0].rows == backup.facts.tables[0].rows - 1
+    failed = [check.name for check in compared(backup.facts, facts) if check.passed is False]
+    assert failed == []
+
+
+def test_a_new_database_that_lacks_more_than_could_have_expired_is_found(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    backup = stored(engine, tmp_path / "kept")
+    with engine.new_database("4") as restoration:
+        restoration.restore((backup,))
+        restoration.target.delete("text", "number")
+        found = {check.name: check.passed for check in compared(backup.facts, restoration.facts())}
+    assert found["rows_equal"] is False
 
 
 def test_several_logical_databases_are_one_backup_and_fit_no_single_number(
