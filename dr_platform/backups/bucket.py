@@ -94,7 +94,7 @@ def segment_of(name: str) -> str:
     plain = quote(name, safe="").replace("~", "=7E").replace("%", "=")  # neither stands in a key; `=` is escaped too
     if len(plain) <= _SEGMENT and plain.strip("."):
         return plain
-    return f"{plain[: _SEGMENT // 2].replace('.', '=2E')}={hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{plain[: _SEGMENT // 3].replace('.', '=2E')}={hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def part_path(piece: str, index: int) -> str:
