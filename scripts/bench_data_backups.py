@@ -78,14 +78,18 @@ class Measured:
 # Rows
 
 
-def fill(access: Access, share: float = 1.0) -> None:
-    """People, messages with words of a natural skew, and pieces of text with vectors in clusters."""
+def fill(access: Access, share: float = 1.0, vectors: str = f"vector({DIMENSIONS})") -> None:
+    """People, messages with words of a natural skew, and pieces of text with vectors in clusters. ``vectors`` is the
+    type of their column; ``bytea`` takes the same bytes where there is no pgvector."""
     with access.connect({}) as connection:
+        chunks = (
+            f"CREATE TABLE chunks (id bigint PRIMARY KEY, document bigint, body text, embedding {vectors} NOT NULL)"
+        )
+        connection.execute(chunks.encode())
         connection.execute(
             "CREATE TABLE people (id bigint PRIMARY KEY, mrn text UNIQUE, name text, email text, born date, phone text,"
             " street text, city text, state text, postcode text, note text);"
-            "CREATE TABLE messages (id bigint PRIMARY KEY, person bigint NOT NULL, at timestamptz NOT NULL, body text);"
-            "CREATE TABLE chunks (id bigint PRIMARY KEY, document bigint, body text, embedding vector(384) NOT NULL)"
+            "CREATE TABLE messages (id bigint PRIMARY KEY, person bigint NOT NULL, at timestamptz NOT NULL, body text)"
         )
         random = np.random.default_rng(_SEED)
         words = np.array([_word(random) for _ in range(_WORDS)])
