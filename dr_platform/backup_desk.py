@@ -252,10 +252,16 @@ class BackupDesk:
         return self.listing(database).find(manifest.backup_id)
 
     def _kind(self, database: str, kind: Kind | None, engine: BackupEngine) -> Kind:
+        try:
+            offered = engine.kinds
+        except PlatformError:
+            if kind is None:
+                raise
+            return kind  # a server that does not answer fails the backup, which leaves a note of it
         if kind is None:
-            return engine.kinds[0]
-        if kind not in engine.kinds:
-            raise NoSuchKind(database, kind, tuple(engine.kinds))
+            return offered[0]
+        if kind not in offered:
+            raise NoSuchKind(database, kind, tuple(offered))
         return kind
 
     def _taken(self, database: str, kind: Kind, engine: BackupEngine, reason: str, actor: str) -> Manifest:
