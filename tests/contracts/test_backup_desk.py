@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import Engine as SqlEngine
 
 from dr_platform.backup_desk import (
     ASKED,
+    FAILED,
     PROVED,
     REMOVED,
     RESTORED,
@@ -24,7 +26,7 @@ from dr_platform.backup_desk import (
     restore_digest,
 )
 from dr_platform.backups.catalogue import State
-from dr_platform.backups.errors import NoEscrow
+from dr_platform.backups.errors import BackupFailed, Cause, NoEscrow
 from dr_platform.backups.port import Kind
 from dr_platform.backups.restore import NotConfirmed, RestoreRefused
 from dr_platform.catalog import Database, DataClass, Engine
@@ -146,6 +148,23 @@ def test_what_may_not_be_written_down_stops_it_before_anything_is_read(desk: Bac
     with pytest.raises(RefusedEvidence):
         desk.take(NAME, None, "for the patient with SSN 536-22-8714", "somebody")
     assert desk.records() == ()
+
+
+def test_a_server_that_does_not_answer_leaves_a_note_and_the_last_verified_backup(desk: BackupDesk) -> None:
+    first = desk.take(NAME, None, "on demand", "somebody")
+    platform = desk.platform
+    assert isinstance(platform, Beside)
+    platform.server = replace(platform.server, endpoint=Endpoint("127.0.0.1", 1, "nobody"))
+    with pytest.raises(BackupFailed) as failed:
+        desk.take(NAME, Kind.RDB, "on demand", "somebody")
+    assert failed.value.cause is Cause.TOOL_FAILED
+    newest, before = desk.records(NAME)
+    assert (newest.id, newest.state, before.state) == (failed.value.backup_id, State.FAILED, State.VERIFIED)
+    assert desk.listing(NAME).newest_verified() == before
+    assert before.id == first.id
+    assert FAILED in kinds_of_evidence(platform)
+    assert verified_verdict(platform, NAME).passed is False
+    assert fresh_verdict(platform, NAME).passed is True
 
 
 def test_wrong_names_are_refused_with_those_there_are(desk: BackupDesk) -> None:
