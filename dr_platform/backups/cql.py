@@ -23,7 +23,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from cassandra import DriverException, OperationTimedOut, WriteTimeout
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, NoHostAvailable
@@ -31,6 +30,7 @@ from cassandra.concurrent import execute_concurrent
 from cassandra.protocol import ProtocolHandler, ResultMessage, read_int
 from cassandra.query import BoundStatement, SimpleStatement
 
+from dr_platform.backups.bucket import segment_of
 from dr_platform.backups.chunks import Cut
 from dr_platform.backups.cql_rows import Expiry, Raw, Row, Selection, Write, read, writes, written
 from dr_platform.backups.cql_schema import (
@@ -138,7 +138,7 @@ class CqlBackups:
             for number, (tokens, tally) in enumerate(parts):
                 stream = written(selection, select(live, selection, tokens, self.clock), tally)
                 facts = {"table": table.name, "range": f"{number + 1} of {len(parts)}"}
-                name = f"tables/{quote(table.name, safe='')}/{number:04d}"
+                name = f"tables/{segment_of(table.name)}/{number:04d}"
                 pieces.append(spool(name, facts, stream, folder / str(len(pieces))))
             tallies[table.name] = together(tally for _, tally in parts)
         consistency = {"consistency": "each row at a moment of its own: the server has no snapshots to query"}

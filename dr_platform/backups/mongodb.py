@@ -21,12 +21,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import errors
 
+from dr_platform.backups.bucket import segment_of
 from dr_platform.backups.chunks import Cut, Reader, chunked
 from dr_platform.backups.mongodb_reading import (
     Description,
@@ -155,7 +155,7 @@ def _size(live: MongoDatabase, collection: str) -> tuple[int, int]:
 
 
 def _piece_name(collection: str, number: int) -> str:
-    return f"collections/{quote(collection, safe='')}/{number:04d}"
+    return f"collections/{segment_of(collection)}/{number:04d}"
 
 
 def _piece_facts(collection: str, number: int, count: int) -> Mapping[str, Json]:

@@ -15,6 +15,7 @@ from dr_platform.cli import (
     data_verbs,
     fault_verbs,
     incident_verbs,
+    log_verbs,
     maintenance_verbs,
     monitoring_verbs,
     platform_verbs,
@@ -58,6 +59,7 @@ def options(
 platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
+log_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 promotion_verbs.register(app)

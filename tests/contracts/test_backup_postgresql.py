@@ -33,7 +33,7 @@ from dr_platform.backups.postgresql.errors import (
     TargetNotReached,
     ToolFailed,
 )
-from dr_platform.backups.postgresql.recovery import AtPoint, AtTime, Latest, Moment, Recovery
+from dr_platform.backups.postgresql.recovery import AtPoint, AtTime, BeforeTime, Latest, Moment, Recovery
 from dr_platform.backups.postgresql.scratch import Site, sweep
 from dr_platform.catalog import Engine
 from dr_platform.databases.access import read_login
@@ -378,6 +378,7 @@ class Archived:
             with connected(self.engine) as waiting:
                 while not self._handed_over(segment):
                     one(waiting, "SELECT pg_sleep(0.05)")
+        assert wal.writer_of(self.spool) == self.archive.system_identifier
         wal.drain(self.spool, self.archive)
 
     def _handed_over(self, segment: str) -> bool:
@@ -414,7 +415,7 @@ def test_a_dropped_table_comes_back_as_it_was_at_the_chosen_second(
         with restoration.access.connect({}) as copy:
             assert one(copy, "SELECT to_regclass('public.treasure')") is None
             assert one(copy, "SELECT count(*) FROM public.ticks") == 1
-    with postgres.new_database("then", archived.to(AtTime(before))) as target:
+    with postgres.new_database("then", archived.to(BeforeTime(before))) as target:
         target.restore(chain_of(here, full))
         with connected(postgres, "then") as copy:
             assert one(copy, "SELECT count(*) FROM public.treasure") == 2500

@@ -44,15 +44,14 @@ def plain(text: str) -> str:
 def take_apart(text: str) -> PostData:
     text = plain(text)
     headers = list(_HEADER.finditer(text))
-    ends = [header.start() for header in headers[1:]] + [len(text)]
+    starts = [header.start() for header in headers] + [len(text)]
     entries = [
         Entry(header["name"], header["type"], text[header.end() : end])
-        for header, end in zip(headers, ends, strict=True)
+        for header, end in zip(headers, starts[1:], strict=True)
     ]
-    first = headers[0].start() if headers else len(text)
     building = [entry for entry in entries if entry.type in _INDEX_TYPES]
     return PostData(
-        settings=text[:first],
+        settings=text[: starts[0]],
         vectors=tuple(entry for entry in building if entry.is_vector_index),
         indexes=tuple(entry for entry in building if not entry.is_vector_index),
         rest=tuple(entry for entry in entries if entry.type not in _INDEX_TYPES),

@@ -44,6 +44,20 @@ class AtTime:
 
 
 @dataclass(frozen=True)
+class BeforeTime:
+    """The state before the first transaction that was committed at or after a moment, such as the one that the
+    schema's history names for a migration."""
+
+    time: datetime
+
+    def settings(self) -> dict[str, str]:
+        return {"recovery_target_time": self.time.isoformat(), "recovery_target_inclusive": "off"}
+
+    def __str__(self) -> str:
+        return f"right before {self.time.isoformat()}"
+
+
+@dataclass(frozen=True)
 class AtPoint:
     """A named restore point, such as the one made before each migration."""
 
@@ -78,7 +92,7 @@ class Latest:
         return "the end of the archive"
 
 
-Moment = AtTime | AtPoint | AtLsn | Latest
+Moment = AtTime | BeforeTime | AtPoint | AtLsn | Latest
 
 
 @dataclass(frozen=True)

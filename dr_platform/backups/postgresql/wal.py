@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -79,10 +80,13 @@ def drain(spool: Path, archive: WalWriter) -> Drained:
     archive has no gaps. Raises what the archive raises."""
     segments, size = 0, 0
     for path in waiting(spool):
-        at = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
-        content = path.read_bytes()
+        try:
+            at = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            content = path.read_bytes()
+        except FileNotFoundError:  # another drain has just stored it
+            continue
         archive.store(path.name, content, at)
-        path.unlink()
+        path.unlink(missing_ok=True)
         segments, size = segments + 1, size + len(content)
     return Drained(segments, size)
 
@@ -172,3 +176,23 @@ def _give(wish: Path, kind: str, content: Iterator[bytes] | None, user: ServerUs
 
 def _own(path: Path, user: ServerUser) -> None:
     os.chown(path, user.uid, user.gid)
+
+
+# Whose log it is
+
+_IDENTIFIER_AT = 24
+"""Offset of the system identifier in the long header of a segment's first page (``XLogLongPageHeaderData``)."""
+
+
+def identifier_of(segment: Path) -> str | None:
+    """The system identifier of the server that wrote a segment, or ``None`` for a file that is no segment."""
+    if "." in segment.name:
+        return None
+    with segment.open("rb") as file:
+        header = file.read(_IDENTIFIER_AT + 8)
+    return str(int.from_bytes(header[_IDENTIFIER_AT:], sys.byteorder)) if len(header) == _IDENTIFIER_AT + 8 else None
+
+
+def writer_of(spool: Path) -> str | None:
+    """Who wrote what waits in a spool; ``None`` as long as no segment tells."""
+    return next((found for path in waiting(spool) if (found := identifier_of(path)) is not None), None)
