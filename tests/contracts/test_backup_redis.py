@@ -18,7 +18,7 @@ from dr_platform.backups.port import Kind, StoredBackup
 from dr_platform.backups.proof import compared
 from dr_platform.backups.redis_ import FILE, PIECE, RedisBackups, fault_of
 from dr_platform.backups.redis_replica import payload
-from dr_platform.backups.scratch_server import sweep
+from dr_platform.backups.scratch_server import sweep, workplace
 from dr_platform.backups.source import RestoreFailed, SnapshotFailed, Source, TargetRefused
 from dr_platform.backups.spool import SpooledPiece
 from dr_platform.catalog import Engine
@@ -295,6 +295,13 @@ def test_both_forms_of_a_file_are_understood(sent: bytes, file: bytes) -> None:
 def test_a_stream_that_ends_early_is_no_file(sent: bytes) -> None:
     with pytest.raises(EOFError):
         b"".join(payload(Stream(sent).open()))
+
+
+def test_a_folder_whose_removal_was_cut_short_is_removed_and_one_in_use_stays(tmp_path: Path) -> None:
+    (tmp_path / "half" / "data").mkdir(parents=True)
+    with workplace(tmp_path) as mine:
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [mine]
 
 
 def test_what_a_killed_process_left_is_removed_the_next_time(server: Running, tmp_path: Path) -> None:
