@@ -32,6 +32,7 @@ def _group(platform: Platform, name: str, members: list[Look]) -> dg.AssetChecks
                 look.check,
                 asset=key.asset_key,
                 description=look.description,
+                blocking=look.blocking,
                 additional_deps=[dg.AssetKey(list(asset)) for asset in look.after],
             )
             for key, look in by_key.items()

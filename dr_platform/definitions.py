@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from assets.backups import backup_assets
 from assets.checks import check_definitions
 from assets.compliance import compliance_assets
 from assets.databases import database_assets
@@ -15,12 +16,14 @@ from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
+from jobs.backups import backup_jobs, prune_job
 from jobs.delivery import delivery_jobs
 from jobs.emergency import emergency_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
 from jobs.synthetic import synthetic_job
+from schedules.backups import backup_schedules
 from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
@@ -48,6 +51,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *database_assets(platform),
             *service_assets(platform),
             *knowledge_assets(platform),
+            *backup_assets(platform),
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
@@ -59,10 +63,13 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             migrate,
             emergency_job(platform),
             synthetic_job(platform),
+            *backup_jobs(platform),
+            prune_job(platform),
         ],
         schedules=[
             *schedule_definitions(),
             migration_schedule(platform, migrate),
+            *backup_schedules(platform),
         ],
         sensors=[
             health_sensor(platform),

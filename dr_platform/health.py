@@ -336,6 +336,7 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
 
 def looks(platform: Platform) -> tuple[Look, ...]:
     """Every check of every asset: the one list that Dagster, sensors and the command share."""
+    from dr_platform.recovery import recovery_looks
     from dr_platform.validation.looks import validation_looks
 
     held_to_hipaa = platform.environment.compliance.rank > 0
@@ -362,7 +363,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
         found += _service_looks(platform, name, held_to_hipaa)
     for name in platform.catalog.knowledge:
         found += _knowledge_looks(platform, name)
-    return (*found, *validation_looks(platform), *_incident_looks(platform))
+    return (*found, *validation_looks(platform), *recovery_looks(platform), *_incident_looks(platform))
 
 
 def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:

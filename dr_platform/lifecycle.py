@@ -10,6 +10,7 @@ import shutil
 import threading
 from dataclasses import dataclass, field
 
+from dr_platform import log_archive
 from dr_platform.bring_up import check_ports
 from dr_platform.delivery import controller_program
 from dr_platform.errors import PlatformError
@@ -45,7 +46,7 @@ def start_foundation(platform: Platform, progress: Progress) -> Acquisition:
     supervisor.put([keeper_program(platform.state)])
     _start_system_database(platform, progress)
     put_orchestrator(platform)
-    platform.supervisor.put([controller_program(platform)])
+    platform.supervisor.put([controller_program(platform), log_archive.program(platform)])
     if platform.environment.intake is not None:
         platform.supervisor.put([intake_program(platform)])
     progress("dagster and controller: starting")

@@ -45,6 +45,8 @@ class Look:
     together: str = ""
     """Checks of one layer with the same word here are evaluated by one step, which is worth it where they
     share what is slow to load; otherwise those of the same name are."""
+    blocking: bool = False
+    """Whether what builds on the asset in the same run waits for the answer."""
 
 
 def always_answers(look: Callable[P, Verdict]) -> Callable[P, Verdict]:

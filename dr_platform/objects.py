@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
@@ -110,6 +111,15 @@ class ObjectsUnavailable(TemporaryFailure):
         self.next_step = "see whether it can be reached and its credentials are valid, then repeat"
 
 
+class ObjectsFull(ObjectsUnavailable):
+    """There is no room, or none for this account."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store, "it is full")
+        self.args = (store,)
+        self.next_step = "make room or enlarge it, then repeat"
+
+
 class _Backed:
     """An ``ObjectStore`` over any store of obstore; made by ``open_objects``."""
 
@@ -168,6 +178,8 @@ class _Backed:
         except FileNotFoundError:
             raise NoSuchObject(key) from None
         except (BaseError, OSError) as exc:
+            if _is_full(exc):
+                raise ObjectsFull(self._shown) from None
             raise ObjectsUnavailable(self._shown, type(exc).__name__) from None
 
 
@@ -186,6 +198,13 @@ class _Local(_Backed):
                 _sync(path)
                 if path == self._folder:
                     return
+
+
+def _is_full(exc: Exception) -> bool:
+    """The library keeps the system's error as text alone."""
+    number = exc.errno if isinstance(exc, OSError) else None
+    text = str(exc)
+    return any(number == code or f"(os error {code})" in text for code in (ENOSPC, EDQUOT, EFBIG))
 
 
 def _sync(path: Path) -> None:

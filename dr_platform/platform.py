@@ -282,17 +282,13 @@ class Platform:
         from dr_platform.databases.connect import connect_database
 
         database = self.catalog.databases[name]
-        return connect_database(database, self._endpoint(database), self.secrets, role)
+        return connect_database(database, self.endpoint(database), self.secrets, role)
 
     def connect_elsewhere(self, name: str, endpoint: Endpoint) -> ManagedDatabase:
         """As ``admin`` to another database of the server of ``name``; the caller closes it."""
         from dr_platform.databases.connect import connect_database
 
         return connect_database(self.catalog.databases[name], endpoint, self.secrets, "admin")
-
-    def endpoint(self, name: str) -> Endpoint:
-        """Where a managed database answers."""
-        return self._endpoint(self.catalog.databases[name])
 
     @property
     def knowledge_database(self) -> Database:
@@ -312,7 +308,8 @@ class Platform:
         finally:
             database.close()
 
-    def _endpoint(self, database: Database) -> Endpoint:
+    def endpoint(self, database: Database) -> Endpoint:
+        """Where a database answers in this environment."""
         from dr_platform.databases.port import Endpoint
 
         if self.binding.databases == "embedded":

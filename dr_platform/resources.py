@@ -54,8 +54,17 @@ TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 AT_WORK = [status for status in dg.DagsterRunStatus if status not in ENDED]
+ACTOR_TAG = "dr-platform/actor"
+"""Who started the run, where somebody said so."""
+BACKUP_SLOTS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
+"""Today's slot is there from its first minute on."""
+PRUNE_JOB = "backups_prune"
 PURGE_BATCH = 2000
 """Runs removed by one call: bounds how long it takes."""
+
+
+def backup_job_name(database: str) -> str:
+    return f"backup_{database.replace('-', '_')}"
 
 
 class Outcome(Protocol):

@@ -45,6 +45,11 @@ class StateDirectory:
         return self.root / "data"
 
     @property
+    def wal(self) -> Path:
+        """Segments of a database's log wait below ``wal/<database>`` until they are archived."""
+        return self.root / "wal"
+
+    @property
     def secrets(self) -> Path:
         return self.root / "secrets"
 
@@ -84,12 +89,12 @@ class StateDirectory:
         """Create what is missing. Data is for the owner alone; the root may be passed through, so
         that a database server of another user id can reach its own folder."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.data, self.logs, self.supervisor, self.router, self.dagster_home):
+        for folder in (self.data, self.wal, self.logs, self.supervisor, self.router, self.dagster_home):
             folder.mkdir(exist_ok=True)
         for private in (self.secrets, self.faults, self.objects):
             private.mkdir(mode=0o700, exist_ok=True)
             private.chmod(0o700)
-        for passable in (self.root, self.data):
+        for passable in (self.root, self.data, self.wal):
             passable.chmod(0o711)
         _own_private_directory(self.run)
         return self

@@ -39,6 +39,10 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "assessed": frozenset({"hipaa"}),
     "performance": frozenset({"performance"}),
     **{dimension.value: frozenset({"data"}) for dimension in Dimension},
+    "verified": frozenset({"recovery"}),
+    "fresh": frozenset({"recovery"}),
+    "restorable": frozenset({"recovery"}),
+    "expiry": frozenset({"recovery"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -117,8 +117,8 @@ def servers_of(platform: Platform) -> Servers:
     from dr_platform.synthetic.worker import Server, Servers
 
     firsts: dict[Engine, Server] = {}
-    for name, database in platform.catalog.databases.items():
-        firsts.setdefault(database.engine, Server(database, platform.endpoint(name)))
+    for database in platform.catalog.databases.values():
+        firsts.setdefault(database.engine, Server(database, platform.endpoint(database)))
     if Engine.POSTGRESQL not in firsts:
         raise NoAccounts("the catalog has no PostgreSQL database")
     return Servers(firsts.pop(Engine.POSTGRESQL), tuple(firsts.values()), platform.secrets)

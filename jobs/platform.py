@@ -5,6 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from dr_platform.health import looks
 from dr_platform.platform import Platform
+from dr_platform.recovery import LAYER
 from dr_platform.remediation import remediable
 from dr_platform.remedy import restart
 from dr_platform.resources import (
@@ -28,7 +29,9 @@ KNOWLEDGE = dg.AssetSelection.groups("knowledge")
 
 def asset_jobs(platform: Platform) -> list[UnresolvedAssetJobDefinition]:
     every = looks(platform)
-    checked = dg.AssetSelection.all().without_checks() | selection_of(cheap(every))
+    # Backups are made by jobs of their own: one for each slot, and none because something was brought up.
+    made = dg.AssetSelection.all().without_checks() - dg.AssetSelection.groups(LAYER)
+    checked = made | selection_of(cheap(every))
     return [
         _asset_job("bring_up", checked, "Brings the whole platform up and runs every check; repeating it is harmless."),
         _asset_job(REMEDIATION_JOB, checked, "What the remediation sensor starts: one asset and its checks."),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dr_platform.cli import (
+    backup_verbs,
     catalog_verbs,
     data_verbs,
     emergency_verbs,
@@ -17,6 +18,7 @@ from dr_platform.cli import (
     fill_verbs,
     incident_verbs,
     intake_verbs,
+    log_verbs,
     maintenance_verbs,
     migration_verbs,
     monitoring_verbs,
@@ -65,6 +67,7 @@ data_verbs.register(app)
 migration_verbs.register(app)
 fill_verbs.register(app)
 synthetic_verbs.register(app)
+log_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 emergency_verbs.register(app)
@@ -74,6 +77,7 @@ app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
 intake_verbs.register(app)
+backup_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

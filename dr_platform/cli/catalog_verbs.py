@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dr_platform.catalog import Catalog, CatalogError, load_catalog
+from dr_platform.backups.policy import read_policies
+from dr_platform.catalog import CatalogError, Fault, load_catalog
 from dr_platform.catalog.export import json_schema, kinds, show
 from dr_platform.cli.context import Choice, JsonOption, console, print_json
 from dr_platform.errors import ExitCode
 from dr_platform.migrations.files import migration_faults
 from dr_platform.platform import find_catalog
+from dr_platform.quality.model import read_expectations
+
+BESIDE = (read_policies, read_expectations)
+"""What reads the files beside those of the catalog itself."""
 
 app = typer.Typer(help="Validate and show the catalog: everything the platform consists of.", no_args_is_help=True)
 
@@ -28,13 +34,14 @@ def validate(
     """Check all files and name every fault at once; exit code 2 when there is one."""
     choice: Choice = context.obj
     root = find_catalog(path or choice.catalog)
-    try:
-        catalog = _whole(root)
-    except CatalogError as exc:
+    faults = [fault for part in (load_catalog, *BESIDE) for fault in _faults(part, root)]
+    faults += migration_faults(root)
+    if faults:
         if not as_json:
-            raise
-        print_json([asdict(fault) for fault in exc.faults])
-        raise typer.Exit(ExitCode.REFUSED) from None
+            raise CatalogError(tuple(faults))
+        print_json([asdict(fault) for fault in faults])
+        raise typer.Exit(ExitCode.REFUSED)
+    catalog = load_catalog(root)
     if as_json:
         print_json([])
         return
@@ -45,16 +52,12 @@ def validate(
     )
 
 
-def _whole(root: Path) -> Catalog:
-    """The catalog with its migrations; raises every fault of both at once."""
-    faults = migration_faults(root)
+def _faults(read: Callable[[Path], object], root: Path) -> tuple[Fault, ...]:
     try:
-        catalog = load_catalog(root)
+        read(root)
     except CatalogError as exc:
-        raise CatalogError((*exc.faults, *faults)) from None
-    if faults:
-        raise CatalogError(faults)
-    return catalog
+        return exc.faults
+    return ()
 
 
 @app.command()

@@ -12,6 +12,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, Request, judge, person_at_work
+from dr_platform.backup_desk import restore_digest
+from dr_platform.backups.errors import DamagedBackup, UnknownBackup
+from dr_platform.backups.restore import RestoreRefused
 from dr_platform.catalog import Environment
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
@@ -211,6 +214,12 @@ def void(
     console.print(f"{request_id}: voided", markup=False)
 
 
+def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
+    """The digest of what would be carried out by now: a release's plan, or that of a restore."""
+    found = restore_digest(platform, asked.release)
+    return found if found is not None else candidate_of(platform, asked.release, target).plan_digest
+
+
 def _judged(platform: Platform, case: Case) -> Judgement:
     asked = case.request
     try:
@@ -220,7 +229,7 @@ def _judged(platform: Platform, case: Case) -> Judgement:
         return Refused("its release, database or environment is not known any more")
     except (AnotherEnvironment, TemporaryFailure) as exc:
         return Refused(f"could not look: {exc.what}")
-    except DamagedRelease as exc:
+    except (DamagedRelease, DamagedBackup, RestoreRefused, UnknownBackup) as exc:
         return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))
     return judge(asked, case.approvals, plan, platform.clock.now(), required)

@@ -30,6 +30,9 @@ def verbs(group: typer.Typer = app, prefix: str = "drp") -> Iterator[tuple[str, 
         yield f"{prefix} {command.name or callback.__name__.replace('_', '-')}", callback.__doc__
     for sub in group.registered_groups:
         assert sub.typer_instance is not None
+        alone = sub.typer_instance.registered_callback
+        if alone is not None and alone.callback is not None:  # a group that does something by itself
+            yield f"{prefix} {sub.name}", alone.callback.__doc__
         yield from verbs(sub.typer_instance, f"{prefix} {sub.name}")
 
 

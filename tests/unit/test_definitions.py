@@ -68,6 +68,7 @@ def test_every_part_of_the_catalog_is_an_asset() -> None:
         ("schema", catalog.databases),
         ("services", catalog.services),
         ("knowledge", catalog.knowledge),
+        ("backups", catalog.databases),
     ):
         expected |= {f"{layer}/{name}" for name in parts}
     assert names(graph().materializable_asset_keys) == expected
@@ -75,7 +76,9 @@ def test_every_part_of_the_catalog_is_an_asset() -> None:
 
 def test_every_asset_has_a_health_check() -> None:
     checked = {key.asset_key for key in graph().asset_check_keys if key.name == "healthy"}
-    assert checked == set(graph().materializable_asset_keys)
+    backups = {dg.AssetKey(["backups", name]) for name in platform().catalog.databases}
+    assert checked == set(graph().materializable_asset_keys) - backups
+    assert backups == {key.asset_key for key in graph().asset_check_keys if key.name == "verified"}
 
 
 def test_every_database_and_service_has_a_hipaa_check() -> None:
@@ -159,7 +162,9 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "intake",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
-    assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention", "migrations"}
+    named = {s.name for s in schedules}
+    assert named >= {"hourly_checks", "daily_knowledge", "daily_retention", "daily_backups_prune", "migrations"}
+    assert {name.split("_")[1] for name in named if name.startswith("backup_")} == set(platform().catalog.databases)
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
     assert {s.execution_timezone for s in schedules} == {"UTC"}
 

@@ -14,7 +14,8 @@ from dr_platform.catalog import Database
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import launch, postgresql_files
 from dr_platform.databases.embedded.accounts import Account, ensure_account
-from dr_platform.databases.embedded.files import ServerUser
+from dr_platform.databases.embedded.files import ServerUser, private_directory
+from dr_platform.databases.embedded.postgresql_archive import archive_settings
 from dr_platform.databases.embedded.waiting import until_it_answers
 from dr_platform.databases.port import Endpoint
 from dr_platform.runtime.local.programs import Program
@@ -35,6 +36,7 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "maintenance_work_mem": "128MB",  # building an HNSW index slows down sharply when it does not fit
     "wal_level": "replica",
     "max_wal_senders": "4",
+    "summarize_wal": "on",  # incremental backups are made of these summaries
     # Who came and went (access control, 45 CFR 164.312(b)); pgaudit is not in the wheel.
     "log_connections": "authentication,authorization",
     "log_disconnections": "on",
@@ -81,6 +83,11 @@ class EmbeddedPostgres:
     def data(self) -> Path:
         return self.state.data / self.name
 
+    @property
+    def spool(self) -> Path:
+        """Where its log waits to be archived."""
+        return self.state.wal / self.name
+
     def acquire(self, progress: Progress) -> None:
         del progress  # a copy of 38 MB at most
         postgresql_files.place_binaries(self.state, postgresql_files.server_user())
@@ -101,7 +108,8 @@ class EmbeddedPostgres:
             "host all all 127.0.0.1/32 scram-sha-256",
             f"host replication {admin.username} 127.0.0.1/32 scram-sha-256",
         )
-        settings = {**MANAGED_SETTINGS, "port": str(self.endpoint().port)}
+        private_directory(self.spool, user)
+        settings = {**MANAGED_SETTINGS, **archive_settings(self.spool), "port": str(self.endpoint().port)}
         postgresql_files.configure(self.data, user, settings, access)
 
     def program(self) -> Program:

@@ -212,7 +212,11 @@ def configure(
     """Write the three configuration files; a running server takes most of it at its next start."""
     values = {**COMMON_SETTINGS, **settings}
     lines = ["# Written by drp at each start; use ALTER SYSTEM for settings of your own."]
-    lines += [f"{key} = '{value}'" for key, value in values.items()]
+    lines += [f"{key} = '{_quoted(value)}'" for key, value in values.items()]
     private_file(folder / "postgresql.conf", "\n".join(lines) + "\n", user)
     private_file(folder / "pg_hba.conf", "".join(f"{line}\n" for line in access), user)
     private_file(folder / "pg_ident.conf", "".join(f"{line}\n" for line in names), user)
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")

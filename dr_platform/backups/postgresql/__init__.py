@@ -1,0 +1,1 @@
+"""Backups of PostgreSQL: logical, physical, and to any second in between."""

@@ -1,0 +1,261 @@
+"""Logical snapshots: one exported instant, read by many connections at once.
+
+Here: cutting a database into pieces, and reading one. Not here: loading them (``load``), or facts about rows
+(``facts``).
+
+    surroundings.json    roles, grants and settings of the database, its locale
+    pre-data.sql         extensions, schemas, types, functions, tables
+    tables/<table>/0000  rows of a range of blocks, in binary
+    large-objects.sql    where there are any
+    sequences.json       their values
+    post-data.sql        indexes, constraints, triggers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from dr_platform.backups.port import Facts, Json, Piece
+from dr_platform.backups.postgresql import catalog
+from dr_platform.backups.postgresql.access import CHUNK_BYTES, Access, output_of, safe_reason, tool_environment
+from dr_platform.backups.postgresql.catalog import Connection, Table, verbatim
+from dr_platform.backups.postgresql.errors import SourceRefused, ToolFailed
+from dr_platform.backups.postgresql.facts import beat, dump_schema, measure
+
+RANGE_BYTES = 48 << 20
+"""Of a table's own size that one piece covers: small enough to share the work evenly, large enough that
+logging in does not count."""
+MAX_RANGES = 4000
+FORMATS: Mapping[str, str] = {
+    "binary": "FORMAT binary",
+    # For types that only have a text. With a header a range without rows is not a piece without a byte.
+    "text": "FORMAT text, HEADER",
+}
+_LOCK_TIMEOUT_S = 20
+_SCHEMA_BYTES = 1 << 16
+_MOST_BYTES = 4 << 20
+"""What the port allows at once."""
+
+SURROUNDINGS = "surroundings.json"
+PRE_DATA = "pre-data.sql"
+POST_DATA = "post-data.sql"
+LARGE_OBJECTS = "large-objects.sql"
+SEQUENCES = "sequences.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pieces are read, and in which snapshot; goes with them to other processes."""
+
+    access: Access
+    programs: Path
+    snapshot: str
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[Connection]:
+        """A transaction that sees exactly the snapshot."""
+        with self.access.connect() as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(self.snapshot))
+            yield connection
+
+
+@dataclass(frozen=True)
+class RowsPiece:
+    """Rows of one table from one block up to another, or to its end."""
+
+    source: Source
+    name: str
+    statement: str
+    size_hint: int
+    facts: Mapping[str, Json]
+
+    def read(self) -> Iterator[bytes]:
+        try:
+            with self.source.reading() as connection, connection.cursor().copy(self.statement.encode()) as copy:
+                yield from in_chunks(copy)
+        except psycopg.Error as exc:
+            raise ToolFailed(f"COPY of {self.facts['table']}", safe_reason(exc)) from None
+
+
+@dataclass(frozen=True)
+class SchemaPiece:
+    source: Source
+    name: str
+    section: str
+    size_hint: int = _SCHEMA_BYTES
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    def read(self) -> Iterator[bytes]:
+        return dump_schema(
+            self.source.access, self.source.programs, snapshot=self.source.snapshot, section=self.section
+        )
+
+
+@dataclass(frozen=True)
+class LargeObjectsPiece:
+    source: Source
+    name: str = LARGE_OBJECTS
+    size_hint: int = _SCHEMA_BYTES
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    def read(self) -> Iterator[bytes]:
+        command = [self.source.programs / "pg_dump", "--section=data", "--large-objects", "--exclude-table-data=*.*"]
+        command += ["--no-password", f"--snapshot={self.source.snapshot}", "--restrict-key=drp"]
+        with tool_environment(self.source.access) as environment:
+            yield from output_of(command, environment)
+
+
+@dataclass(frozen=True)
+class FixedPiece:
+    """A small text that was read when the snapshot was taken."""
+
+    name: str
+    content: bytes = field(repr=False)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def size_hint(self) -> int:
+        return len(self.content)
+
+    def read(self) -> Iterator[bytes]:
+        yield self.content
+
+
+def in_chunks(parts: Any) -> Iterator[bytes]:
+    """Join what the server sends row by row; a row may be larger than a chunk."""
+    held: list[bytes] = []
+    size = 0
+    for part in parts:
+        held.append(bytes(part))
+        size += len(part)
+        if size >= CHUNK_BYTES:
+            yield from _cut(b"".join(held))
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def _cut(joined: bytes) -> Iterator[bytes]:
+    for at in range(0, len(joined), _MOST_BYTES):
+        yield joined[at : at + _MOST_BYTES]
+
+
+@dataclass(frozen=True)
+class LogicalSnapshot:
+    source: Source
+    connection: Connection
+    found: Sequence[Table]
+
+    def pieces(self) -> Sequence[Piece]:
+        return tuple(self._pieces())
+
+    def _pieces(self) -> Iterator[Piece]:
+        yield FixedPiece(SURROUNDINGS, _json(catalog.surroundings(self.connection)))
+        yield SchemaPiece(self.source, PRE_DATA, "pre-data")
+        yield SchemaPiece(self.source, POST_DATA, "post-data")
+        yield FixedPiece(SEQUENCES, _json(sequence_values(self.connection)))
+        if catalog.has_large_objects(self.connection):
+            yield LargeObjectsPiece(self.source)
+        for table in self.found:
+            yield from _ranges(self.source, table)
+
+    def facts(self) -> Facts:
+        access, snapshot = self.source.access, self.source.snapshot
+        position = {"snapshot": snapshot}
+        return measure(access, self.connection, self.source.programs, snapshot=snapshot, position=position)
+
+
+@contextlib.contextmanager
+def logical_snapshot(
+    access: Access, programs: Path, nonce: Callable[[], str] = lambda: secrets.token_hex(16)
+) -> Generator[LogicalSnapshot]:
+    """An instant that stays readable while the context is open. Tables are locked against changes of their
+    definition, as ``pg_dump`` does; reading and writing them goes on."""
+    with access.connect() as connection:
+        beat(connection, nonce())
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        exported = str(catalog.one(connection, "SELECT pg_export_snapshot()"))
+        found = catalog.tables(connection)
+        _lock(access, connection, found)
+        # Sizes are read again: until the lock a table might have been replaced.
+        yield LogicalSnapshot(Source(access, programs, exported), connection, catalog.tables(connection))
+
+
+def _lock(access: Access, connection: Connection, found: Sequence[Table]) -> None:
+    if not found:
+        return
+    names = sql.SQL(", ").join(table.identifier for table in found)
+    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'".encode())
+    try:
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(names))
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
+        why = f"a table is being altered, and was not free within {_LOCK_TIMEOUT_S} s"
+        raise SourceRefused(access.name, why, "wait until the migration is over, then take the backup again") from None
+    connection.execute("SET LOCAL lock_timeout = 0")
+
+
+def _ranges(source: Source, table: Table) -> Iterator[RowsPiece]:
+    count = max(1, min(MAX_RANGES, math.ceil(table.size_bytes / RANGE_BYTES), table.blocks or 1))
+    edges = [table.blocks * number // count for number in range(count)]
+    for number, (first, after) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
+        facts: dict[str, Json] = {
+            "table": table.name,
+            "schema": table.schema,
+            "relation": table.relation,
+            "columns": [column.name for column in table.stored],
+            "format": table.format,
+            "first_block": first,
+        }
+        yield RowsPiece(
+            source,
+            f"tables/{_segment(table)}/{number:04d}",
+            _copy(table, first, after),
+            table.size_bytes // count,
+            facts,
+        )
+
+
+def _segment(table: Table) -> str:
+    """A name that every object store takes and that no other table has."""
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in table.name)
+    return table.name if plain and len(table.name) <= 120 else f"table-{table.oid}"
+
+
+def _copy(table: Table, first: int, after: int | None) -> str:
+    """The last range has no end: rows may lie beyond what was the end when sizes were read."""
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.stored)
+    conditions = [f"ctid >= '({first},0)'::tid"] if first else []
+    conditions += [f"ctid < '({after},0)'::tid"] if after is not None else []
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    query = sql.SQL("COPY (SELECT {} FROM ONLY {}{}) TO STDOUT ({})").format(
+        columns,
+        table.identifier,
+        verbatim(where),
+        verbatim(FORMATS[table.format]),
+    )
+    return query.as_string()
+
+
+def sequence_values(connection: Connection) -> list[Json]:
+    """Sequences are outside of transactions: their values are those of now, never lower than in the snapshot."""
+    values: list[Json] = []
+    for schema, name in catalog.sequences(connection):
+        query = sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(schema, name))
+        last, called = connection.execute(query).fetchone() or (1, False)
+        values.append([schema, name, last, called])
+    return values
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
