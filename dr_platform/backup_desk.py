@@ -9,7 +9,6 @@ written down is told to whoever waits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
+from dr_platform import schema_record
 from dr_platform.approvals import Allowed, Quorum, judge
+from dr_platform.backup_store import bucket_of, policy_of
 from dr_platform.backups import restore as restoring
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.catalogue import Catalogue, Listing, Record
@@ -27,7 +28,7 @@ from dr_platform.backups.housekeeping import Housekeeper, Pruned
 from dr_platform.backups.keys import KeyRing
 from dr_platform.backups.manifest import Manifest, Proof
 from dr_platform.backups.pipeline import WORKERS, BackupWriter, Order
-from dr_platform.backups.policy import BackupPolicy, read_policies
+from dr_platform.backups.policy import BackupPolicy
 from dr_platform.backups.port import BackupEngine, Kind, Restoration, StoredBackup
 from dr_platform.backups.proof import Prover
 from dr_platform.backups.reading import BackupReader
@@ -59,7 +60,6 @@ HELD = "backup-held"
 RESTORED = "backup-restored"
 DAILY = "15 1 * * *"
 """When a database whose policy names no schedule is backed up, in UTC."""
-STORE = "DRP_BACKUP_STORE"
 RESTORE = "restore"
 """What approvals call the restore of a backup, in place of a release."""
 
@@ -94,6 +94,22 @@ class ApprovalNeeded(PlatformError):
         self.what = f"{needed} others must approve this restore, by exactly this plan"
         self.untouched = "every database; nothing was written"
         self.next_step = f"let them run `drp approve {request_id}`, then repeat the same command"
+
+
+class PointBeforeBackup(PlatformError):
+    """The log leads forward from a backup, never back."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, point: str, backup_id: str, older: str | None) -> None:
+        super().__init__(point, backup_id, older)
+        self.what = f"{backup_id} was taken after the restore point {point}"
+        self.untouched = "every database; nothing was written"
+        self.next_step = (
+            f"name the physical backup from before it: --backup {older}"
+            if older
+            else "there is no verified physical backup from before it; restore a backup of that time as it is"
+        )
 
 
 class NobodyToHoldTo(PlatformError):
@@ -167,14 +183,6 @@ class BackupOutcome:
         return f"{self.record.id}: {self.record.state}; {self.record.reason}"
 
 
-def bucket_of(platform: Platform) -> Bucket:
-    """``DRP_BACKUP_STORE``, such as ``s3://bucket/prefix``, with a folder for each environment; else a folder
-    of this machine, which does not outlive it."""
-    if configured := os.environ.get(STORE):
-        return Bucket(f"{configured.rstrip('/')}/{platform.environment.name}")
-    return Bucket.of_folder(platform.state.objects)
-
-
 def identity_file(platform: Platform) -> Path:
     """Where the escrow identity is written where no operator named a file: synthetic data only."""
     return platform.state.root / "escrow" / "identity.txt"
@@ -212,7 +220,7 @@ class BackupDesk:
     def policy(self, database: str) -> BackupPolicy:
         """Raises ``UnknownDatabase``."""
         self.require(database)
-        return read_policies(self.platform.catalog.root).get(database, BackupPolicy())
+        return policy_of(self.platform, database)
 
     def require(self, database: str) -> None:
         if database not in self.platform.catalog.databases:
@@ -361,6 +369,18 @@ class BackupDesk:
         environment = self.platform.environment.name
         return restoring.plan_restore(environment, live, self.listing(database), self.reader, backup_id, into, moment)
 
+    def point_before(self, database: str, version: str, backup_id: str) -> str:
+        """The restore point right before a migration, as the ``moment`` of a plan. Raises ``NoPoint``, and
+        ``PointBeforeBackup`` where this backup cannot be brought to it."""
+        self.require(database)
+        point, listing = schema_record.point_before(self.platform, database, version), self.listing(database)
+        if _ended_before(listing.find(backup_id), point.at):
+            return point.name
+        physical = (Kind.PHYSICAL_FULL, Kind.PHYSICAL_INCREMENTAL)
+        fitting = Listing(tuple(record for record in listing.records if _ended_before(record, point.at)))
+        older = fitting.newest_verified(physical)
+        raise PointBeforeBackup(point.name, backup_id, older.id if older else None)
+
     def restore(self, plan: RestorePlan, confirmed: str | None, actor: str, reason: str) -> Restored:
         """Carry a plan out. Raises ``NotConfirmed``, ``ApprovalNeeded``, and what the engine refuses."""
         if confirmed != plan.backup_id:
@@ -428,6 +448,10 @@ class BackupDesk:
             raise
         except PlatformError as exc:
             self.progress(f"not written down: {exc.what}")
+
+
+def _ended_before(record: Record, moment: datetime) -> bool:
+    return record.created_at + timedelta(seconds=record.duration_s) < moment
 
 
 def subject_of(database: str) -> str:

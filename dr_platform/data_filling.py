@@ -17,6 +17,7 @@ from dr_platform.databases.schema import chosen, migrate, plan, text_of, version
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.platform import Platform
 from dr_platform.runtime.port import Job, Runtime
+from dr_platform.schema_record import keep_points
 from dr_platform.verdict import Progress
 
 LONGEST_S = 24 * 3600.0
@@ -83,6 +84,7 @@ def fill_here(platform: Platform, name: str, version: str, steps: Sequence[Schem
     """The job's own work: apply this step, which must be the next one."""
     _batched(name, version, steps)
     database = platform.connect(name, "admin")
+    keep_points(platform, database, progress)
     try:
         migrate(database, steps, progress, only={version})
     finally:
