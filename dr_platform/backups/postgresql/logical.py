@@ -27,8 +27,9 @@ from psycopg import sql
 
 from dr_platform.backups.port import Facts, Json, Piece
 from dr_platform.backups.postgresql import catalog
-from dr_platform.backups.postgresql.access import CHUNK_BYTES, Access, output_of, safe_reason, tool_environment
+from dr_platform.backups.postgresql.access import Access, PatientConnection, output_of, safe_reason, tool_environment
 from dr_platform.backups.postgresql.catalog import Connection, Table, verbatim
+from dr_platform.backups.postgresql.copying import rows
 from dr_platform.backups.postgresql.errors import SourceRefused, ToolFailed
 from dr_platform.backups.postgresql.facts import beat, dump_schema, measure
 
@@ -43,8 +44,6 @@ FORMATS: Mapping[str, str] = {
 }
 _LOCK_TIMEOUT_S = 20
 _SCHEMA_BYTES = 1 << 16
-_MOST_BYTES = 4 << 20
-"""What the port allows at once."""
 
 SURROUNDINGS = "surroundings.json"
 PRE_DATA = "pre-data.sql"
@@ -61,13 +60,16 @@ class Source:
     programs: Path
     snapshot: str
 
-    @contextlib.contextmanager
-    def reading(self) -> Generator[Connection]:
-        """A transaction that sees exactly the snapshot."""
-        with self.access.connect() as connection:
+    def open(self) -> PatientConnection:
+        """A connection in a transaction that sees exactly the snapshot; the caller closes it."""
+        connection = self.access.connect()
+        try:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(self.snapshot))
-            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class RowsPiece:
 
     def read(self) -> Iterator[bytes]:
         try:
-            with self.source.reading() as connection, connection.cursor().copy(self.statement.encode()) as copy:
-                yield from in_chunks(copy)
+            with contextlib.closing(self.source.open()) as connection:
+                yield from rows(connection, self.statement.encode())
         except psycopg.Error as exc:
             raise ToolFailed(f"COPY of {self.facts['table']}", safe_reason(exc)) from None
 
@@ -130,25 +132,6 @@ class FixedPiece:
 
     def read(self) -> Iterator[bytes]:
         yield self.content
-
-
-def in_chunks(parts: Any) -> Iterator[bytes]:
-    """Join what the server sends row by row; a row may be larger than a chunk."""
-    held: list[bytes] = []
-    size = 0
-    for part in parts:
-        held.append(bytes(part))
-        size += len(part)
-        if size >= CHUNK_BYTES:
-            yield from _cut(b"".join(held))
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
-
-
-def _cut(joined: bytes) -> Iterator[bytes]:
-    for at in range(0, len(joined), _MOST_BYTES):
-        yield joined[at : at + _MOST_BYTES]
 
 
 @dataclass(frozen=True)
