@@ -1,7 +1,7 @@
 """What a server sends in answer to a copy, as fast as libpq hands it out.
 
 Here: messages of a copy that is under way, and the results around it. Not here: what is in them. psycopg's own reader
-waits anew for each row, which costs more than the row itself, and takes no results after a copy.
+waits anew for each message, and takes no results after a copy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import psycopg
 from psycopg import generators, pq
 from psycopg.waiting import Ready, Wait
 
-from dr_platform.backups.postgresql.access import CHUNK_BYTES, PatientConnection
+from dr_platform.backups.postgresql.access import PatientConnection
 from dr_platform.backups.postgresql.errors import ToolFailed
-
-_MOST_BYTES = 4 << 20
-"""What the port allows at once."""
 
 
 def messages(connection: PatientConnection) -> Iterator[memoryview]:
@@ -31,30 +28,6 @@ def messages(connection: PatientConnection) -> Iterator[memoryview]:
             return
         else:
             connection.wait(_arrival(connection.pgconn))
-
-
-def rows(connection: PatientConnection, statement: bytes) -> Iterator[bytes]:
-    """What ``COPY … TO STDOUT`` gives, joined to chunks. Raises what the server answered."""
-    connection.pgconn.send_query(statement)
-    result_of(connection, pq.ExecStatus.COPY_OUT)
-    held: list[memoryview] = []
-    size = 0
-    for message in messages(connection):
-        held.append(message)
-        size += len(message)
-        if size >= CHUNK_BYTES:
-            yield from _cut(b"".join(held))
-            held, size = [], 0
-    result_of(connection, pq.ExecStatus.COMMAND_OK)
-    end_of_answer(connection)
-    if held:
-        yield from _cut(b"".join(held))
-
-
-def _cut(joined: bytes) -> Iterator[bytes]:
-    """A row may be larger than a chunk."""
-    for at in range(0, len(joined), _MOST_BYTES):
-        yield joined[at : at + _MOST_BYTES]
 
 
 def _arrival(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, None]:
@@ -73,8 +46,3 @@ def result_of(connection: PatientConnection, expected: pq.ExecStatus) -> Any:
     if result.status != expected:
         raise ToolFailed("the server", f"it answered {pq.ExecStatus(result.status).name}")
     return result
-
-
-def end_of_answer(connection: PatientConnection) -> None:
-    while connection.wait(generators.fetch(connection.pgconn)) is not None:
-        continue
