@@ -85,7 +85,7 @@ test: $(VENV)/test ## Run the project's own tests
 	@$(PYTEST) -m e2e
 
 # What runs is validated by suites of checks; what they find stands in Dagster's UI as well.
-.PHONY: test-all test-smoke test-integration test-hipaa test-ai test-security test-performance
+.PHONY: test-all test-smoke test-integration test-hipaa test-ai test-security test-performance test-recovery
 test-all: $(VENV)/run ## Run every check of the running platform; the last line is its performance
 	@$(DRP) check
 test-smoke: $(VENV)/run ## Ask every documented address of every service
@@ -100,9 +100,11 @@ test-security: $(VENV)/run ## Try listeners, secrets, tokens and well-known logi
 	@$(DRP) check --suite security
 test-performance: $(VENV)/run ## Judge every promise of the catalog under a stated load
 	@$(DRP) check --suite performance
+test-recovery: $(VENV)/run ## Judge the newest backup of every database: verified, fresh, restorable
+	@$(DRP) check --suite recovery
 
 # With every check and what it measured, and for another environment: test-hipaa-verbose, test-hipaa-staging.
-SUITES := smoke integration hipaa ai security performance
+SUITES := smoke integration hipaa ai security performance recovery
 VERBOSE := test-all-verbose $(SUITES:%=test-%-verbose)
 STAGING := test-all-staging $(SUITES:%=test-%-staging)
 .PHONY: $(VERBOSE) $(STAGING) security-scan-staging health-check-production

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -27,7 +28,7 @@ from dr_platform.backups.keys import KeyRing
 from dr_platform.backups.manifest import Manifest, Proof
 from dr_platform.backups.pipeline import WORKERS, BackupWriter, Order
 from dr_platform.backups.policy import BackupPolicy, read_policies
-from dr_platform.backups.port import BackupEngine, Kind, StoredBackup
+from dr_platform.backups.port import BackupEngine, Kind, Restoration, StoredBackup
 from dr_platform.backups.proof import Prover
 from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant
@@ -39,11 +40,13 @@ from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
 from dr_platform.identity import Person, signed_in_person
 from dr_platform.identity import Proof as IdentityProof
+from dr_platform.log_recovery import DatabaseLog, NoLog, has_log, needed_for
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
 from dr_platform.verdict import Measure, Progress, silent
 
 if TYPE_CHECKING:
+    from dr_platform.backups.postgresql.engine import PostgresBackups
     from dr_platform.backups.source import Source
 
 ASKED = "backup-asked"
@@ -51,6 +54,7 @@ TAKEN = "backup-taken"
 FAILED = "backup-failed"
 PROVED = "backup-proved"
 REMOVED = "backups-removed"
+LOG_REMOVED = "log-segments-removed"
 HELD = "backup-held"
 RESTORED = "backup-restored"
 DAILY = "15 1 * * *"
@@ -78,16 +82,6 @@ class NoSuchKind(PlatformError):
         self.what = f"{database} has no backups of the kind {kind[:40]!r}"
         self.untouched = "the database; nothing was begun"
         self.next_step = f"choose one of {', '.join(offered)} with --kind"
-
-
-class NoEngine(PlatformError):
-    exit_code = ExitCode.UNAVAILABLE
-
-    def __init__(self, database: str) -> None:
-        super().__init__(database)
-        self.what = f"this version cannot back up {database}"
-        self.untouched = "the database; nothing was begun"
-        self.next_step = "back it up with its server's own tools"
 
 
 class ApprovalNeeded(PlatformError):
@@ -126,15 +120,21 @@ def backup_engine(platform: Platform, database: str) -> BackupEngine:
 
             return MongoBackups(_source(platform, entry), work, platform.clock)
         case Engine.POSTGRESQL:
-            from dr_platform.backups.postgresql.engine import postgres_backups
-            from dr_platform.backups.postgresql.scratch import Site
-
-            admin = read_login(database, "admin", platform.secrets)
-            return postgres_backups(database, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
+            return postgres_engine(platform, entry)
         case Engine.SCYLLADB:
-            raise NoEngine(database)
+            from dr_platform.backups.cql import CqlBackups
+
+            return CqlBackups(_source(platform, entry), work, platform.clock)
         case _:
             assert_never(entry.engine)
+
+
+def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
+    from dr_platform.backups.postgresql.engine import postgres_backups
+    from dr_platform.backups.postgresql.scratch import Site
+
+    admin = read_login(entry.name, "admin", platform.secrets)
+    return postgres_backups(entry.name, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
 
 
 def _source(platform: Platform, entry: Database) -> Source:
@@ -252,10 +252,16 @@ class BackupDesk:
         return self.listing(database).find(manifest.backup_id)
 
     def _kind(self, database: str, kind: Kind | None, engine: BackupEngine) -> Kind:
+        try:
+            offered = engine.kinds
+        except PlatformError:
+            if kind is None:
+                raise
+            return kind  # a server that does not answer fails the backup, which leaves a note of it
         if kind is None:
-            return engine.kinds[0]
-        if kind not in engine.kinds:
-            raise NoSuchKind(database, kind, tuple(engine.kinds))
+            return offered[0]
+        if kind not in offered:
+            raise NoSuchKind(database, kind, tuple(offered))
         return kind
 
     def _taken(self, database: str, kind: Kind, engine: BackupEngine, reason: str, actor: str) -> Manifest:
@@ -325,6 +331,8 @@ class BackupDesk:
         if pruned.removed:
             counts = {"objects": pruned.objects, "size_bytes": pruned.size_bytes, "left": pruned.left}
             self._note(REMOVED, database, actor, {"backups": list(pruned.removed), **counts})
+        if has_log(self.platform, database) and (segments := self._expire_log(database)):
+            self._note(LOG_REMOVED, database, actor, {"segments": segments})
         return pruned
 
     def hold(self, backup_id: str, actor: str, reason: str) -> Record:
@@ -342,24 +350,49 @@ class BackupDesk:
 
     # Restoring
 
-    def plan_restore(self, database: str, backup_id: str, into: str) -> RestorePlan:
-        """Raises ``RestoreRefused``, ``UnknownBackup``, ``DamagedBackup``."""
+    def plan_restore(self, database: str, backup_id: str, into: str, moment: str = "") -> RestorePlan:
+        """``moment`` is a time in ISO 8601 or the name of a restore point, to which the log brings a physical backup.
+        Raises ``RestoreRefused``, ``UnknownBackup``, ``DamagedBackup``, ``NoLog``."""
         entry = self.platform.catalog.databases
         self.require(database)
+        if moment and not has_log(self.platform, database):
+            raise NoLog(database)
         live = tuple({entry[database].database, *(other.database for other in entry.values())})
         environment = self.platform.environment.name
-        return restoring.plan_restore(environment, live, self.listing(database), self.reader, backup_id, into)
+        return restoring.plan_restore(environment, live, self.listing(database), self.reader, backup_id, into, moment)
 
     def restore(self, plan: RestorePlan, confirmed: str | None, actor: str, reason: str) -> Restored:
         """Carry a plan out. Raises ``NotConfirmed``, ``ApprovalNeeded``, and what the engine refuses."""
         if confirmed != plan.backup_id:
             raise restoring.NotConfirmed(plan.backup_id)
         self._require_approval(plan, reason)
-        engine = self.engine_of(self.platform, plan.database)
-        restored = restoring.carry_out(plan, engine, self.reader, self.platform.clock, confirmed, self.progress)
+        target = self._target(plan)
+        restored = restoring.carry_out(plan, target, self.reader, self.platform.clock, confirmed, self.progress)
         body = {"backup": plan.backup_id, "into": plan.into, "plan": plan.digest, "reason": reason}
         self._note(RESTORED, plan.database, actor, {**body, "seconds": round(restored.seconds, 3)})
         return restored
+
+    def _target(self, plan: RestorePlan) -> AbstractContextManager[Restoration]:
+        if not plan.moment:
+            return self.engine_of(self.platform, plan.database).new_database(plan.into)
+        log = self.log_of(plan.database)
+        log.flush()
+        position = self.reader.manifest(plan.database, plan.backup_id)[0].facts.position
+        until = moment_of(plan.moment)
+        return log.engine.new_database(plan.into, log.recovery(position, until, plan.moment))
+
+    def log_of(self, database: str) -> DatabaseLog:
+        """Raises ``NoLog``."""
+        if not has_log(self.platform, database):
+            raise NoLog(database)
+        engine = postgres_engine(self.platform, self.platform.catalog.databases[database])
+        return DatabaseLog(self.platform, self.bucket, self.keys, database, engine)
+
+    def _expire_log(self, database: str) -> int:
+        window = timedelta(seconds=self.policy(database).log)
+        needed = needed_for(self.listing(database).records, window, self.platform.clock.now())
+        positions = [self.reader.manifest(database, record.id)[0].facts.position for record in needed]
+        return self.log_of(database).expire(positions)
 
     def _require_approval(self, plan: RestorePlan, reason: str) -> None:
         """As many as a release needs where this runs; none on this machine, where data is synthetic."""
@@ -403,15 +436,24 @@ def subject_of(database: str) -> str:
 
 def restore_subject(plan: RestorePlan) -> str:
     """What approvals are asked for, from which the plan can be made again."""
-    return f"{RESTORE}/{plan.database}/{plan.backup_id}/{plan.into}"
+    return "/".join(part for part in (RESTORE, plan.database, plan.backup_id, plan.into, plan.moment) if part)
 
 
 def restore_digest(platform: Platform, subject: str) -> str | None:
     """The digest of the plan that a request for a restore is about, as it is now; ``None`` for other requests."""
     what, *parts = subject.split("/")
-    if what != RESTORE or len(parts) != 3:
+    if what != RESTORE or len(parts) not in (3, 4):
         return None
     return BackupDesk(platform).plan_restore(*parts).digest
+
+
+def moment_of(text: str) -> datetime | None:
+    """The time that is meant, in UTC where it names no zone; ``None`` for the name of a restore point."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def next_steps(restored: Restored) -> tuple[str, ...]:

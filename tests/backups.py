@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -60,6 +62,15 @@ class BrokenPiece(MemoryPiece):
         error = ConnectionResetError("row 17 of patients: Ada Lovelace")
         error.handle = open(__file__)  # noqa: SIM115, PTH123 - what drivers attach to their errors
         raise error
+
+
+@dataclass(frozen=True)
+class EndingPiece(MemoryPiece):
+    """Ends the process that reads it, as the kernel does when there is no memory left."""
+
+    def read(self) -> Iterator[bytes]:
+        yield self.content
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,20 @@ Here: the names of objects. Not here: what is in them.
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
+from dr_platform.errors import PlatformError
 from dr_platform.objects import ObjectStore, open_objects
 
 ROOT = "backups"
 RECOVERY = f"{ROOT}/recovery"
+_SEGMENT = 120
 _CLOCK = f"{ROOT}/clock"
 NO_DATABASE = frozenset({"recovery", "clock"})
 """Folders beside those of databases."""
@@ -50,7 +55,8 @@ class Bucket:
         try:
             found = self.objects.head(key)
         finally:
-            self.objects.delete(key)
+            with suppress(PlatformError):  # a store that locks objects keeps it; it holds nothing
+                self.objects.delete(key)
         return found.modified_at if found else None
 
     def location(self, database: str, backup_id: str) -> str:
@@ -80,6 +86,15 @@ def proofs_folder(database: str, backup_id: str) -> str:
 
 def holds_folder(database: str, backup_id: str) -> str:
     return f"{folder_of(database, backup_id)}/holds"
+
+
+def segment_of(name: str) -> str:
+    """The name of a table or collection, whatever it is, as one segment of the name of a piece. Two names never give
+    the same one."""
+    plain = quote(name, safe="").replace("~", "=7E").replace("%", "=")  # neither stands in a key; `=` is escaped too
+    if len(plain) <= _SEGMENT and plain.strip("."):
+        return plain
+    return f"{plain[: _SEGMENT // 3].replace('.', '=2E')}={hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def part_path(piece: str, index: int) -> str:

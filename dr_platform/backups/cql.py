@@ -23,7 +23,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from cassandra import DriverException, OperationTimedOut, WriteTimeout
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, NoHostAvailable
@@ -31,6 +30,7 @@ from cassandra.concurrent import execute_concurrent
 from cassandra.protocol import ProtocolHandler, ResultMessage, read_int
 from cassandra.query import BoundStatement, SimpleStatement
 
+from dr_platform.backups.bucket import segment_of
 from dr_platform.backups.chunks import Cut
 from dr_platform.backups.cql_rows import Expiry, Raw, Row, Selection, Write, read, writes, written
 from dr_platform.backups.cql_schema import (
@@ -138,7 +138,7 @@ class CqlBackups:
             for number, (tokens, tally) in enumerate(parts):
                 stream = written(selection, select(live, selection, tokens, self.clock), tally)
                 facts = {"table": table.name, "range": f"{number + 1} of {len(parts)}"}
-                name = f"tables/{quote(table.name, safe='')}/{number:04d}"
+                name = f"tables/{segment_of(table.name)}/{number:04d}"
                 pieces.append(spool(name, facts, stream, folder / str(len(pieces))))
             tallies[table.name] = together(tally for _, tally in parts)
         consistency = {"consistency": "each row at a moment of its own: the server has no snapshots to query"}
@@ -160,7 +160,10 @@ class CqlBackups:
 
     def _scratch(self, held: contextlib.ExitStack) -> CqlDatabase:
         server = held.enter_context(scratch_server(self.source.database, self.base, self.clock))
-        return held.enter_context(_connected(Source(self.source.database, server.endpoint, server.login)))
+        target = held.enter_context(_connected(Source(self.source.database, server.endpoint, server.login)))
+        # It is thrown away after the proof, so no write has to reach its log first.
+        _change(target, f"ALTER KEYSPACE {quoted(target.endpoint.database)} WITH durable_writes = false")
+        return target
 
     @contextlib.contextmanager
     def new_database(self, name: str) -> Generator[Restoration]:
@@ -348,7 +351,7 @@ class CqlRestoration:
     least_s: int = 0
     _target: CqlDatabase | None = None
     _backup: StoredBackup | None = None
-    _expiring: int = 0
+    _expiring: set[str] = field(default_factory=set)
     _unbuilt: tuple[str, ...] = ()
 
     @property
@@ -366,6 +369,7 @@ class CqlRestoration:
         if not chain or chain[-1].kind is not Kind.CQL or SCHEMA not in pieces:
             raise RestoreFailed(self.place, f"it is no backup of kind {Kind.CQL} with its schema")
         content = json.loads(b"".join(pieces.pop(SCHEMA).read()))
+        _require_all(self.place, chain[-1])
         self._backup = chain[-1]
         self._target = self.open_target()
         with self._refusals():
@@ -376,6 +380,8 @@ class CqlRestoration:
                 self._load(piece, _table_of(piece, tables))
             self._make(statements, SHAPING)
             self._unbuilt = _await_builds(self.target, self._schema(), self.engine.clock)
+            if self._expiring and not self.least_s and chain[-1].facts.exact:
+                self._compare_what_stays(chain[-1])
 
     @contextlib.contextmanager
     def _refusals(self) -> Generator[None]:
@@ -416,14 +422,22 @@ class CqlRestoration:
         planned = (
             write
             for row, first in rows
-            for write in writes(keyspace, table, self._seen(row), expiry, begins_partition=first)
+            for write in writes(keyspace, table, self._seen(table, row), expiry, begins_partition=first)
         )
         while batch := list(itertools.islice(planned, _STATEMENTS_AT_ONCE)):
             loader.run(batch)
 
-    def _seen(self, row: Row) -> Row:
-        self._expiring += any(cell.expires_at_s is not None for cell in row.cells)
+    def _seen(self, table: Table, row: Row) -> Row:
+        if any(cell.expires_at_s is not None for cell in row.cells):
+            self._expiring.add(table.name)
         return row
+
+    def _compare_what_stays(self, backup: StoredBackup) -> None:
+        """Where values of one table expire, the copy as a whole cannot be compared; the other tables can."""
+        wanted = {table.name: table for table in backup.facts.tables if table.name not in self._expiring}
+        found = {table.name: table for table in self.facts().tables}
+        if differ := sorted(name for name, table in wanted.items() if found.get(name) != table):
+            raise RestoreFailed(self.address, f"{len(differ)} tables differ from the backup, {differ[0]} among them")
 
     def facts(self) -> Facts:
         """Not exact where values went on towards their expiry."""
@@ -439,6 +453,16 @@ class CqlRestoration:
         derived = len(schema.names("index")) + len(schema.names("view"))
         built = f"{derived - len(self._unbuilt)} of {derived} indexes and views are built"
         return (Probe("indexes_and_views", not self._unbuilt, built), _found_by_key(self.target, schema))
+
+
+def _require_all(place: str, backup: StoredBackup) -> None:
+    """Every range of every table is there; said before a server is started for it."""
+    ranges = [(str(piece.facts.get("table")), str(piece.facts.get("range"))) for piece in backup.pieces]
+    for table in backup.facts.tables:
+        found = [part for name, part in ranges if name == table.name]
+        wanted = int(found[0].rpartition(" of ")[2]) if found else 1
+        if len(set(found)) != wanted:
+            raise RestoreFailed(place, f"{table.name} has {len(set(found))} of {wanted} ranges")
 
 
 def _table_of(piece: StoredPiece, tables: Mapping[str, Table]) -> Table:

@@ -77,7 +77,8 @@ class Manifest(_Document):
 
     @property
     def duration_s(self) -> float:
-        return (self.finished_at - self.started_at).total_seconds()
+        """By the wall clock, which may have been set back meanwhile."""
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -18,15 +18,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import errors
 
+from dr_platform.backups.bucket import segment_of
 from dr_platform.backups.chunks import Cut, Reader, chunked
 from dr_platform.backups.mongodb_reading import (
     Description,
@@ -155,7 +155,7 @@ def _size(live: MongoDatabase, collection: str) -> tuple[int, int]:
 
 
 def _piece_name(collection: str, number: int) -> str:
-    return f"collections/{quote(collection, safe='')}/{number:04d}"
+    return f"collections/{segment_of(collection)}/{number:04d}"
 
 
 def _piece_facts(collection: str, number: int, count: int) -> Mapping[str, Json]:
@@ -311,6 +311,7 @@ class MongoRestoration:
         if not chain or chain[-1].kind is not Kind.BSON or DESCRIPTION not in pieces:
             raise RestoreFailed(self.place, f"it is no backup of kind {Kind.BSON} with its description")
         wanted = Description.read(b"".join(pieces.pop(DESCRIPTION).read()))
+        _require_all(self.place, chain[-1])
         self._wanted, self._origin = wanted, chain[-1].facts.server
         self._target = self.open_target()
         with self._refusals():
@@ -342,7 +343,14 @@ class MongoRestoration:
     def facts(self) -> Facts:
         description = describe(self.target)
         tallies = {name: count(self.target, name) for name in description.stores}
-        return _measured(self.target, description, tallies, {})
+        measured = _measured(self.target, description, tallies, {})
+        return replace(measured, exact=not self._expires())
+
+    def _expires(self) -> bool:
+        """Whether the server removes documents by itself as soon as they are there."""
+        indexes = self._wanted.indexes.values() if self._wanted else ()
+        expiring = any("expireAfterSeconds" in index for found in indexes for index in found)
+        return expiring and "ttl_indexes" in self.target.server().capabilities
 
     def probes(self) -> Sequence[Probe]:
         if self._wanted is None:
@@ -352,6 +360,13 @@ class MongoRestoration:
             _expiring_indexes(self.target, self._wanted),
             _validators(self.target, self._wanted),
         )
+
+
+def _require_all(place: str, backup: StoredBackup) -> None:
+    """Every collection that had documents has pieces; said before a server is started for it."""
+    present = {piece.facts.get("collection") for piece in backup.pieces}
+    if missing := [table.name for table in backup.facts.tables if table.rows and table.name not in present]:
+        raise RestoreFailed(place, f"{len(missing)} collections have no piece, {missing[0]} among them")
 
 
 def parted(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,10 +13,10 @@ import errno
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing.synchronize import Event
@@ -128,9 +128,10 @@ class BackupWriter:
                 raise PieceFailed("the snapshot", Cause.NOTHING_READ, "it has no piece")
             tasks = [_Task(p, self.bucket, backup_id, folder, self.part_bytes, key) for p in pieces]
             entries: list[PieceEntry] = []
-            for entry in self._stored(tasks):
-                entries.append(entry)
-                self._tell(entries, len(tasks))
+            with closing(self._stored(tasks)) as stored:  # no worker writes any more when parts are taken away
+                for entry in stored:
+                    entries.append(entry)
+                    self._tell(entries, len(tasks))
             return entries, snapshot.facts()
 
     def _tell(self, entries: Sequence[PieceEntry], of: int) -> None:
@@ -138,7 +139,7 @@ class BackupWriter:
         kept = sum(part.bytes for entry in entries for part in entry.parts)
         self.progress(f"{len(entries)} of {of} pieces: {read / 1e6:,.1f} MB read, {kept / 1e6:,.1f} MB stored")
 
-    def _stored(self, tasks: Sequence[_Task]) -> Iterator[PieceEntry]:
+    def _stored(self, tasks: Sequence[_Task]) -> Generator[PieceEntry]:
         workers = min(self.workers, len(tasks))
         if not workers:
             yield from map(_store, tasks)

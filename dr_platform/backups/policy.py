@@ -57,6 +57,7 @@ class BackupPolicy(Model):
     tier: int = Field(default=1, ge=1, le=3, description="1 is restored first after a disaster")
     rpo: Duration = Field(default=86400.0, description="the newest verified backup is at most this old")
     rto: Duration = Field(default=14400.0, description="a restore takes at most this long")
+    log: Duration = Field(default=1209600.0, description="any moment of this long can be brought back, by the log")
     schedules: dict[Kind, Cron] = Field(
         default_factory=dict, description="kind of backup to when it is taken, in UTC; empty for once a day"
     )

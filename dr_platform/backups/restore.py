@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from dr_platform.backups.catalogue import Listing, State
 from dr_platform.backups.manifest import CheckResult, canonical
-from dr_platform.backups.port import BackupEngine, Kind
+from dr_platform.backups.port import Facts, Kind, Restoration
 from dr_platform.backups.proof import compared
 from dr_platform.backups.reading import BackupReader
 from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.verdict import Progress, silent
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
-"""What every engine takes as the name of a database, unquoted."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+"""What an engine takes as the name of a database, unquoted; Redis numbers its databases."""
 
 
 class RestoreRefused(PlatformError):
@@ -72,10 +73,20 @@ class RestorePlan:
     chain: tuple[str, ...]
     size_bytes: int
     raw_bytes: int
+    moment: str = ""
+    """Where it is recovered beyond the backup: a time, or a named restore point."""
 
     @property
     def digest(self) -> str:
-        bound = [self.environment, self.database, self.backup_id, self.manifest_sha256, self.into, *self.chain]
+        bound = [
+            self.environment,
+            self.database,
+            self.backup_id,
+            self.manifest_sha256,
+            self.into,
+            self.moment,
+            *self.chain,
+        ]
         return "sha256:" + hashlib.sha256(canonical(bound)).hexdigest()
 
     def lines(self) -> tuple[str, ...]:
@@ -84,7 +95,9 @@ class RestorePlan:
             f"taken {self.created_at:%Y-%m-%d %H:%M} UTC; what was written to {self.database} since then is not in it",
             f"into the new database {self.into} of {self.environment}; the live one is not touched",
             f"reads {self.size_bytes / 1e6:,.1f} MB of {len(self.chain)} backups, {self.raw_bytes / 1e6:,.1f} unpacked",
-            "then compares rows, fingerprints, schema and migration with what was measured in the source",
+            f"then brings it to {self.moment}; what was written after that is not in it"
+            if self.moment
+            else "then compares rows, fingerprints, schema and migration with what was measured in the source",
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -100,7 +113,13 @@ class Restored:
 
 
 def plan_restore(
-    environment: str, live: Sequence[str], listing: Listing, reader: BackupReader, backup_id: str, into: str
+    environment: str,
+    live: Sequence[str],
+    listing: Listing,
+    reader: BackupReader,
+    backup_id: str,
+    into: str,
+    moment: str = "",
 ) -> RestorePlan:
     """Raises ``RestoreRefused``; ``live`` are the names that applications use."""
     record = listing.find(backup_id)
@@ -128,12 +147,13 @@ def plan_restore(
         chain=tuple(manifest.backup_id for manifest in chain),
         size_bytes=sum(manifest.size_bytes for manifest in chain),
         raw_bytes=sum(manifest.raw_bytes for manifest in chain),
+        moment=moment,
     )
 
 
 def carry_out(
     plan: RestorePlan,
-    engine: BackupEngine,
+    target: AbstractContextManager[Restoration],
     reader: BackupReader,
     clock: Clock,
     confirmed: str | None,
@@ -145,11 +165,20 @@ def carry_out(
         raise NotConfirmed(plan.backup_id)
     began = clock.monotonic()
     chain = reader.chain(plan.database, plan.backup_id)
-    with engine.new_database(plan.into) as restoration:
+    with target as restoration:
         progress(f"restoring into {restoration.address}")
         restoration.restore(chain)
         progress("restored; comparing with what was measured in the source")
-        checks = tuple(compared(chain[-1].facts, restoration.facts()))
+        checks = tuple(_compared(plan, chain[-1].facts, restoration.facts()))
         if bad := next((check for check in checks if check.passed is False), None):
             raise RestoredOtherwise(plan.into, f"{bad.name}: {bad.detail}")
         return Restored(plan, restoration.address, clock.monotonic() - began, checks)
+
+
+def _compared(plan: RestorePlan, source: Facts, copy: Facts) -> Iterator[CheckResult]:
+    """At another moment than the backup's own the source was not measured."""
+    for check in compared(source, copy):
+        if plan.moment and check.name != "extensions":
+            yield CheckResult(name=check.name, passed=None, detail=f"the source was not measured at {plan.moment}")
+        else:
+            yield check

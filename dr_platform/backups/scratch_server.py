@@ -84,7 +84,10 @@ def _forget_draft(folder: Path) -> None:
 
 
 def _is_abandoned(folder: Path) -> bool:
-    lock = os.open(folder / "lock", os.O_RDWR)
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:  # whoever removed it was killed in between
+        return folder.is_dir()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from dr_platform.backup_desk import BackupDesk, next_steps
+from dr_platform.backup_desk import BackupDesk, moment_of, next_steps
 from dr_platform.backups.catalogue import Record, State
 from dr_platform.backups.errors import BackupFailed
 from dr_platform.backups.keys import NoRecipient
@@ -212,6 +212,10 @@ def restore(
     database: Annotated[str, typer.Argument(help="A database of the catalog.")],
     backup_id: Annotated[str, typer.Option("--backup", help="As `drp backups` shows it.")],
     into: Annotated[str, typer.Option("--into", help="A new database; it must not exist.")],
+    until: Annotated[
+        str | None, typer.Option("--until", help="Bring a physical backup to this time, such as 2026-11-26T14:05:00Z.")
+    ] = None,
+    point: Annotated[str | None, typer.Option("--point", help="Bring it to a named restore point.")] = None,
     confirm: Annotated[
         str | None, typer.Option("--confirm", help="The backup's id, once you have read the plan.")
     ] = None,
@@ -220,7 +224,7 @@ def restore(
 ) -> None:
     """Show the plan of a restore; with the backup's id as confirmation, restore into a new database and compare."""
     desk = _desk(context)
-    plan = desk.plan_restore(database, backup_id, into)
+    plan = desk.plan_restore(database, backup_id, into, _moment(until, point))
     if confirm is None:
         _show_plan(plan, as_json)
         raise typer.Exit(ExitCode.REFUSED)
@@ -235,6 +239,16 @@ def restore(
     )
     for number, step in enumerate(next_steps(restored), 1):
         console.print(f"  {number}. {step}", markup=False)
+
+
+def _moment(until: str | None, point: str | None) -> str:
+    if until is not None and point is not None:
+        raise typer.BadParameter("name a time or a restore point, not both", param_hint="--until")
+    if until is not None and moment_of(until) is None:
+        raise typer.BadParameter("write a time such as 2026-11-26T14:05:00Z", param_hint="--until")
+    if point is not None and (moment_of(point) is not None or "/" in point):
+        raise typer.BadParameter("a restore point has a name without slashes, and no time", param_hint="--point")
+    return until or point or ""
 
 
 def _show_plan(plan: RestorePlan, as_json: bool) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dr_platform.catalog import CatalogError, load_catalog
+from dr_platform.backups.policy import read_policies
+from dr_platform.catalog import CatalogError, Fault, load_catalog
 from dr_platform.catalog.export import json_schema, kinds, show
 from dr_platform.cli.context import Choice, JsonOption, console, print_json
 from dr_platform.errors import ExitCode
 from dr_platform.platform import find_catalog
+
+BESIDE = (read_policies,)
+"""What reads the files beside those of the catalog itself."""
 
 app = typer.Typer(help="Validate and show the catalog: everything the platform consists of.", no_args_is_help=True)
 
@@ -27,13 +32,13 @@ def validate(
     """Check all files and name every fault at once; exit code 2 when there is one."""
     choice: Choice = context.obj
     root = find_catalog(path or choice.catalog)
-    try:
-        catalog = load_catalog(root)
-    except CatalogError as exc:
+    faults = [fault for part in (load_catalog, *BESIDE) for fault in _faults(part, root)]
+    if faults:
         if not as_json:
-            raise
-        print_json([asdict(fault) for fault in exc.faults])
-        raise typer.Exit(ExitCode.REFUSED) from None
+            raise CatalogError(tuple(faults))
+        print_json([asdict(fault) for fault in faults])
+        raise typer.Exit(ExitCode.REFUSED)
+    catalog = load_catalog(root)
     if as_json:
         print_json([])
         return
@@ -42,6 +47,14 @@ def validate(
         f"{len(catalog.environments)} environments, {len(catalog.knowledge)} knowledge sets, "
         f"{len(catalog.releases)} releases, {len(catalog.secret_categories)} secret categories; no faults"
     )
+
+
+def _faults(read: Callable[[Path], object], root: Path) -> tuple[Fault, ...]:
+    try:
+        read(root)
+    except CatalogError as exc:
+        return exc.faults
+    return ()
 
 
 @app.command()

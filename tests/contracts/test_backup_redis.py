@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from dr_platform.backups.port import Kind, StoredBackup
+from dr_platform.backups.proof import compared
 from dr_platform.backups.redis_ import FILE, PIECE, RedisBackups, fault_of
 from dr_platform.backups.redis_replica import payload
-from dr_platform.backups.scratch_server import sweep
+from dr_platform.backups.scratch_server import sweep, workplace
 from dr_platform.backups.source import RestoreFailed, SnapshotFailed, Source, TargetRefused
 from dr_platform.backups.spool import SpooledPiece
 from dr_platform.catalog import Engine
@@ -173,6 +174,33 @@ def test_keys_keep_the_moment_at_which_they_expire(engine: RedisBackups, client:
     assert left[1] == -1
 
 
+def test_keys_that_expired_are_left_out_of_a_new_database_and_the_rest_is_compared(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    client.set("gone soon", "x", px=200)
+    backup = stored(engine, tmp_path / "kept")
+    while client.exists("gone soon"):
+        pass
+    with engine.new_database("4") as restoration:
+        restoration.restore((backup,))
+        facts = restoration.facts()
+    assert facts.exact is False
+    assert facts.tables[0].rows == backup.facts.tables[0].rows - 1
+    failed = [check.name for check in compared(backup.facts, facts) if check.passed is False]
+    assert failed == []
+
+
+def test_a_new_database_that_lacks_more_than_could_have_expired_is_found(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    backup = stored(engine, tmp_path / "kept")
+    with engine.new_database("4") as restoration:
+        restoration.restore((backup,))
+        restoration.target.delete("text", "number")
+        found = {check.name: check.passed for check in compared(backup.facts, restoration.facts())}
+    assert found["rows_equal"] is False
+
+
 def test_several_logical_databases_are_one_backup_and_fit_no_single_number(
     engine: RedisBackups, server: Running, client: Any, tmp_path: Path
 ) -> None:
@@ -267,6 +295,13 @@ def test_both_forms_of_a_file_are_understood(sent: bytes, file: bytes) -> None:
 def test_a_stream_that_ends_early_is_no_file(sent: bytes) -> None:
     with pytest.raises(EOFError):
         b"".join(payload(Stream(sent).open()))
+
+
+def test_a_folder_whose_removal_was_cut_short_is_removed_and_one_in_use_stays(tmp_path: Path) -> None:
+    (tmp_path / "half" / "data").mkdir(parents=True)
+    with workplace(tmp_path) as mine:
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [mine]
 
 
 def test_what_a_killed_process_left_is_removed_the_next_time(server: Running, tmp_path: Path) -> None:

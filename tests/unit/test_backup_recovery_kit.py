@@ -92,6 +92,30 @@ def test_what_was_altered_is_refused_with_its_reason(tmp_path: Path, damage: str
     assert "must not be used" in done.stderr
 
 
+def test_the_lanes_of_a_physical_backup_become_one_tar_again(tmp_path: Path) -> None:
+    import random
+
+    from dr_platform.backups.port import Kind
+    from dr_platform.backups.postgresql.lanes import FRAME
+    from tests.backups import MemoryPiece
+
+    blocks = [random.Random(number).randbytes(1000 * (number + 1)) for number in range(5)]
+    lanes = [b"", b""]
+    for number, block in enumerate(blocks):
+        lanes[number % 3 == 0] += FRAME.pack(number, len(block)) + block
+    here, engine = room(tmp_path / "lost"), memory_engine()
+    ended = FRAME.pack(len(blocks), 0)
+    engine.spoil = tuple(MemoryPiece(f"base/{at}", lane + ended) for at, lane in enumerate(lanes))
+    backup_id = here.writer.take(order(kind=Kind.PHYSICAL_FULL), engine).backup_id
+    plant(here.bucket, here.keys)
+    lost = tmp_path / "lost"
+    backup = lost / "objects/backups/live" / backup_id
+    done = run(lost / "objects", backup, "--identity", lost / "escrow/identity.txt", "--into", tmp_path / "opened")
+    assert (done.returncode, "pieces" in done.stdout) == (0, True)
+    assert (tmp_path / "opened/base.tar").read_bytes() == b"".join(blocks)
+    assert not (tmp_path / "opened/base").exists()
+
+
 def test_it_says_the_same_as_the_platform_writes() -> None:
     """The format is written down twice; this file is what keeps them from growing apart."""
     from dr_platform.backups import stream

@@ -80,10 +80,13 @@ def drain(spool: Path, archive: WalWriter) -> Drained:
     archive has no gaps. Raises what the archive raises."""
     segments, size = 0, 0
     for path in waiting(spool):
-        at = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
-        content = path.read_bytes()
+        try:
+            at = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            content = path.read_bytes()
+        except FileNotFoundError:  # another drain has just stored it
+            continue
         archive.store(path.name, content, at)
-        path.unlink()
+        path.unlink(missing_ok=True)
         segments, size = segments + 1, size + len(content)
     return Drained(segments, size)
 

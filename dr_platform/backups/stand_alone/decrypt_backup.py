@@ -150,10 +150,40 @@ def decrypt(folder: Path, identity: Path, into: Path, signers: list[bytes]) -> d
         with target.open("xb") as out:
             for part in piece["parts"]:
                 open_part(folder, manifest["backup_id"], part, key, out)
+    if manifest["kind"].startswith("physical") and (into / "base").is_dir():
+        merge_lanes(into)
     described = {name: manifest[name] for name in ("backup_id", "database", "kind", "parent", "started_at", "facts")}
     described["pieces"] = [{"name": piece["name"], "facts": piece["facts"]} for piece in manifest["pieces"]]
     (into / "backup.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def merge_lanes(folder: Path) -> None:
+    """A physical backup is one tar that was read by several processes: its blocks are put in their order again."""
+    lanes = sorted((folder / "base").iterdir())
+    readers = [lane.open("rb") for lane in lanes]
+    heads = [next_block(reader) for reader in readers]
+    number = 0
+    with (folder / "base.tar").open("xb") as out:
+        while True:
+            at = next((i for i, (found, size) in enumerate(heads) if size and found == number), None)
+            if at is None:
+                break
+            out.write(readers[at].read(heads[at][1]))
+            heads[at] = next_block(readers[at])
+            number += 1
+    if set(heads) != {(number, 0)}:
+        raise Refused(f"block {number} of the base backup is missing")
+    for reader, lane in zip(readers, lanes):  # noqa: B905 - older Pythons know no strict
+        reader.close()
+        lane.unlink()
+    (folder / "base").rmdir()
+
+
+def next_block(reader: BinaryIO) -> tuple[int, int]:
+    """Number and length; a length of 0 ends a lane, and its number is how many blocks there are in all."""
+    head = reader.read(16)
+    return int.from_bytes(head[:8], "big"), int.from_bytes(head[8:], "big")
 
 
 def known_signers(folder: Path) -> list[bytes]:
