@@ -169,9 +169,7 @@ def _binary_row(number: int, body: str, vector: np.ndarray) -> bytes:
 
 
 def change(access: Access, share: float) -> None:
-    """1.5 % of the rows are added and 0.5 % changed in one range."""
-    random = np.random.default_rng(_SEED + 2)
-    words = np.array([_word(random) for _ in range(_WORDS)])
+    """Of people and messages 1.5 % are added and 0.5 % changed in one range."""
     with access.connect({}) as connection:
         connection.execute(
             "INSERT INTO messages SELECT id + 100000000, person, at, reverse(body) FROM messages WHERE id < %s",
@@ -189,6 +187,13 @@ def change(access: Access, share: float) -> None:
         connection.execute(
             "UPDATE people SET note = 'corrected' WHERE id BETWEEN 1000 AND %s", (1000 + int(PEOPLE * share * 0.005),)
         )
+
+
+def change_vectors(access: Access, share: float) -> None:
+    """The same share of the vectors. A new entry of an HNSW index is written into some twenty pages all over it."""
+    random = np.random.default_rng(_SEED + 2)
+    words = np.array([_word(random) for _ in range(_WORDS)])
+    with access.connect({}) as connection:
         new = int(VECTORS * share * 0.015)
         _chunks(connection, random, words, range(100_000_000, 100_000_000 + new))
         connection.execute(
@@ -401,6 +406,8 @@ def _incremental(it: Bench) -> None:
 
     for _ in range(it.runs):
         it.timed("incremental, 1.5 % added and 0.5 % changed", take)
+    change_vectors(it.engine.access, it.share)
+    it.timed("the same, of the vectors as well", take)
     it.results["full it begins from"] = Measured("full it begins from", [], full.size_bytes)
     it.timed("restore of full and incremental", lambda: it.restore(it.reader.chain("live", newest[-1].backup_id)))
 

@@ -35,7 +35,7 @@ PREFIX_BYTES = 7
 TAG_BYTES = 16
 READ_BYTES = 4 << 20
 """The most that is given at once; the port promises it."""
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 """About what a part has at most. An object is put by one request from memory, and several processes write."""
 
 

@@ -19,7 +19,7 @@ from tests.catalogs import SHIPPED, shipped_copy
 pytestmark = pytest.mark.unit
 
 SECRET = "Tr0ub4dor&3!"
-FILES = sorted({next(SHIPPED.glob(f"{kind.folder}/**/*.yaml")).relative_to(SHIPPED).as_posix() for kind in KINDS})
+FILES = sorted({next(SHIPPED.glob(kind.path_of("*"))).relative_to(SHIPPED).as_posix() for kind in KINDS})
 KNOWN_KEYS = sorted({name for kind in KINDS for name in kind.model.model_fields})
 
 brief = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

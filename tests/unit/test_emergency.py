@@ -50,6 +50,7 @@ from dr_platform.runtime.notice import Notice
 from dr_platform.runtime.port import ProbeResult, UnknownService
 from jobs.emergency import emergency_job
 from tests.catalogs import generated
+from tests.rollouts import at_once
 from tests.unit.test_delivery_sensors import HEALTHY, NAME, LivelyClock, in_memory
 
 pytestmark = pytest.mark.unit
@@ -134,7 +135,7 @@ def make(catalog: Path, tmp_path: Path) -> Callable[[], Place]:
 
     def placed() -> Place:
         platform, runtime, _, clock = in_memory(catalog, tmp_path / f"state-{next(numbers)}")
-        return Place(platform, runtime, clock, delivery.controller(platform))
+        return Place(platform, runtime, clock, delivery.controller(platform, aside=at_once))
 
     return placed
 

@@ -38,6 +38,9 @@ READING: Mapping[str, str] = {
     "extra_float_digits": "3",
 }
 
+READING_BY_TOOL: Mapping[str, str] = {name: READING[name] for name in READING if name != "transaction_timeout"}
+"""A program sends its settings before it knows the server, and one older than 17 refuses that name."""
+
 _PHRASES = (
     "No space left on device",
     "out of memory",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dr_platform.backups.postgresql.errors import ToolFailed
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 FRAME = struct.Struct("!QQ")
 _FAILED = (1 << 64) - 1
 _RECEIVE_BYTES = 1 << 20

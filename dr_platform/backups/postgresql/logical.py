@@ -27,7 +27,7 @@ from psycopg import sql
 
 from dr_platform.backups.port import Facts, Json, Piece
 from dr_platform.backups.postgresql import catalog
-from dr_platform.backups.postgresql.access import CHUNK_BYTES, Access, output_of, safe_reason, tool_environment
+from dr_platform.backups.postgresql.access import READING_BY_TOOL, Access, output_of, tool_environment
 from dr_platform.backups.postgresql.catalog import Connection, Table, verbatim
 from dr_platform.backups.postgresql.errors import SourceRefused, ToolFailed
 from dr_platform.backups.postgresql.facts import beat, dump_schema, measure
@@ -43,8 +43,6 @@ FORMATS: Mapping[str, str] = {
 }
 _LOCK_TIMEOUT_S = 20
 _SCHEMA_BYTES = 1 << 16
-_MOST_BYTES = 4 << 20
-"""What the port allows at once."""
 
 SURROUNDINGS = "surroundings.json"
 PRE_DATA = "pre-data.sql"
@@ -61,13 +59,10 @@ class Source:
     programs: Path
     snapshot: str
 
-    @contextlib.contextmanager
-    def reading(self) -> Generator[Connection]:
-        """A transaction that sees exactly the snapshot."""
-        with self.access.connect() as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(self.snapshot))
-            yield connection
+    @property
+    def adoption(self) -> str:
+        """Makes a transaction that has just begun see exactly the snapshot."""
+        return sql.SQL("SET TRANSACTION SNAPSHOT {}").format(self.snapshot).as_string()
 
 
 @dataclass(frozen=True)
@@ -81,11 +76,15 @@ class RowsPiece:
     facts: Mapping[str, Json]
 
     def read(self) -> Iterator[bytes]:
+        """By ``psql``, which hands rows on in a quarter of the time that a loop over them takes here."""
+        steps = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", self.source.adoption, self.statement)
+        command = [self.source.programs / "psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
+        command += [word for step in steps for word in ("-c", step)]
         try:
-            with self.source.reading() as connection, connection.cursor().copy(self.statement.encode()) as copy:
-                yield from in_chunks(copy)
-        except psycopg.Error as exc:
-            raise ToolFailed(f"COPY of {self.facts['table']}", safe_reason(exc)) from None
+            with tool_environment(self.source.access, READING_BY_TOOL) as environment:
+                yield from output_of(command, environment)
+        except ToolFailed as exc:
+            raise ToolFailed(f"COPY of {self.facts['table']}", exc.reason) from None
 
 
 @dataclass(frozen=True)
@@ -130,25 +129,6 @@ class FixedPiece:
 
     def read(self) -> Iterator[bytes]:
         yield self.content
-
-
-def in_chunks(parts: Any) -> Iterator[bytes]:
-    """Join what the server sends row by row; a row may be larger than a chunk."""
-    held: list[bytes] = []
-    size = 0
-    for part in parts:
-        held.append(bytes(part))
-        size += len(part)
-        if size >= CHUNK_BYTES:
-            yield from _cut(b"".join(held))
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
-
-
-def _cut(joined: bytes) -> Iterator[bytes]:
-    for at in range(0, len(joined), _MOST_BYTES):
-        yield joined[at : at + _MOST_BYTES]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ the same, but writes archive and manifest into one stream, and an incremental ne
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
 from psycopg import generators, pq
-from psycopg.waiting import Ready, Wait
 
 from dr_platform.backups.postgresql.access import Access, PatientConnection, safe_reason
+from dr_platform.backups.postgresql.copying import messages, result_of
 from dr_platform.backups.postgresql.errors import ToolFailed
 
 _UPLOAD_BYTES = 64 << 10
@@ -56,21 +56,21 @@ class BaseBackup:
         options = f"LABEL '{self._label}', {incremental}CHECKPOINT 'fast', WAL true, WAIT true, TARGET 'client'"
         command = f"BASE_BACKUP ({options}, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256')"
         connection.pgconn.send_query(command.encode())
-        self.start = _reach(_result(connection, pq.ExecStatus.TUPLES_OK))
-        spaces = _result(connection, pq.ExecStatus.TUPLES_OK)
+        self.start = _reach(result_of(connection, pq.ExecStatus.TUPLES_OK))
+        spaces = result_of(connection, pq.ExecStatus.TUPLES_OK)
         if spaces.ntuples != 1:
             raise ToolFailed("BASE_BACKUP", "the server has tablespaces outside of its data folder")
-        _result(connection, pq.ExecStatus.COPY_OUT)
+        result_of(connection, pq.ExecStatus.COPY_OUT)
         yield from _parts(connection)
-        self.end = _reach(_result(connection, pq.ExecStatus.TUPLES_OK))
-        _result(connection, pq.ExecStatus.COMMAND_OK)
+        self.end = _reach(result_of(connection, pq.ExecStatus.TUPLES_OK))
+        result_of(connection, pq.ExecStatus.COMMAND_OK)
 
 
 def _parts(connection: PatientConnection) -> Iterator[Part]:
     """Messages begin with their kind: ``n`` a new archive, ``m`` the manifest follows, ``d`` bytes of what
     was begun last, ``p`` progress."""
     into: Literal["archive", "manifest"] | None = None
-    while (message := _message(connection)) is not None:
+    for message in messages(connection):
         kind = message[:1].tobytes()
         if kind == b"d" and into is not None:
             yield into, message[1:].tobytes()
@@ -82,41 +82,13 @@ def _parts(connection: PatientConnection) -> Iterator[Part]:
             raise ToolFailed("BASE_BACKUP", "the server sends what this version does not know")
 
 
-def _message(connection: PatientConnection) -> memoryview | None:
-    """The next message of the copy, ``None`` at its end. psycopg's own reader takes no results after a copy."""
-    while True:
-        size, message = connection.pgconn.get_copy_data(1)
-        if size > 0:
-            return message
-        if size < 0:
-            return None
-        connection.wait(_arrival(connection.pgconn))
-
-
-def _arrival(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, None]:
-    while not (yield Wait.R):
-        continue
-    pgconn.consume_input()
-
-
 def _upload(connection: PatientConnection, manifest: Iterable[bytes]) -> None:
     connection.pgconn.send_query(b"UPLOAD_MANIFEST")
-    _result(connection, pq.ExecStatus.COPY_IN)
+    result_of(connection, pq.ExecStatus.COPY_IN)
     for chunk in manifest:
         for at in range(0, len(chunk), _UPLOAD_BYTES):
             connection.wait(generators.copy_to(connection.pgconn, chunk[at : at + _UPLOAD_BYTES]))
     connection.wait(generators.copy_end(connection.pgconn, None))
-
-
-def _result(connection: PatientConnection, expected: pq.ExecStatus) -> Any:
-    result = connection.wait(generators.fetch(connection.pgconn))
-    if result is None:
-        raise ToolFailed("BASE_BACKUP", "the server ended the command early")
-    if result.status == pq.ExecStatus.FATAL_ERROR:
-        raise psycopg.errors.error_from_result(result)
-    if result.status != expected:
-        raise ToolFailed("BASE_BACKUP", f"the server answered {pq.ExecStatus(result.status).name}")
-    return result
 
 
 def _reach(result: Any) -> Reach:
