@@ -44,6 +44,7 @@ from dr_platform.identity import Proof as IdentityProof
 from dr_platform.log_recovery import DatabaseLog, NoLog, has_log, needed_for
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
+from dr_platform.schema_changes import UnknownDatabase
 from dr_platform.verdict import Measure, Progress, silent
 
 if TYPE_CHECKING:
@@ -62,16 +63,6 @@ DAILY = "15 1 * * *"
 """When a database whose policy names no schedule is backed up, in UTC."""
 RESTORE = "restore"
 """What approvals call the restore of a backup, in place of a release."""
-
-
-class UnknownDatabase(PlatformError):
-    exit_code = ExitCode.REFUSED
-
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(name, known)
-        self.what = f"{name[:80]!r}: no such database in the catalog"
-        self.untouched = "every database and every backup"
-        self.next_step = f"choose one of {', '.join(known)}"
 
 
 class NoSuchKind(PlatformError):
