@@ -1,0 +1,190 @@
+"""Free text without its people: what is known of the person, what looks like an identifier, and both
+inside JSON and base64.
+
+Here: from a text to a text. Not here: whose text it is (``people``), and finding identifiers by shape
+(``dr_platform.phi``). What neither knowledge nor shape gives away stays: see ``docs/masking.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dr_platform.masking.classification import Holds
+from dr_platform.phi import MAX_CHARACTERS, PhiDetector
+
+_DEEPEST = 4
+"""Of text in JSON in base64 in JSON …; what is nested deeper is removed whole."""
+DATA = "[DATA]"
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
+_BLOB = 64
+"""Base64 of this length that is no text may be a picture or a recording, and goes."""
+_SHORTEST_WORD = 3
+"""Shorter parts of a name are words of the language too; whole names are found whatever their length."""
+_DIGITS = re.compile(r"[0-9]")
+_MARKS = {holds: f"[{holds.value.replace('-', '_').upper()}]" for holds in Holds}
+_PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
+"""Classes whose parts identify by themselves."""
+_NUMBERED = frozenset(
+    {Holds.PHONE, Holds.FAX, Holds.SSN, Holds.ACCOUNT, Holds.HEALTH_PLAN, Holds.MRN, Holds.LICENSE, Holds.DEVICE}
+)
+_FEWEST_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person: the key that dates are shifted by, and what is known of them, plain."""
+
+    key: str
+    known: tuple[tuple[Holds, str], ...] = field(default=(), repr=False)
+
+    @functools.cached_property
+    def needles(self) -> tuple[str, ...]:
+        """Folded texts of which one occurs in every text that names the person in words."""
+        return tuple(sorted({_folded(part) for _, part in _spoken(self.known)}))
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str] | None:
+        found = sorted({(part, holds) for holds, part in _spoken(self.known)}, key=lambda p: -len(p[0]))
+        return _alternatives((re.escape(part), holds) for part, holds in found)
+
+    @functools.cached_property
+    def numbers(self) -> re.Pattern[str] | None:
+        found: dict[str, Holds] = {}
+        for holds, value in self.known:
+            digits = re.sub(r"\D", "", value)
+            if holds in _NUMBERED and len(digits) >= _FEWEST_DIGITS:
+                found[digits] = holds
+        # The same number with other signs between its digits.
+        return _alternatives((r"[^\w\n]{0,3}".join(digits), holds) for digits, holds in found.items())
+
+
+NOBODY = Person("")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _spoken(known: Iterable[tuple[Holds, str]]) -> Iterable[tuple[Holds, str]]:
+    for holds, value in known:
+        text = unicodedata.normalize("NFKC", value).strip()
+        if text:
+            yield holds, text
+        if holds in _PARTED:
+            for part in re.split(r"[\s,.]+", text):
+                if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
+                    yield holds, part
+
+
+_COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
+
+
+def _alternatives(parts: Iterable[tuple[str, Holds]]) -> re.Pattern[str] | None:
+    by_class: dict[Holds, list[str]] = {}
+    for part, holds in parts:
+        by_class.setdefault(holds, []).append(part)
+    if not by_class:
+        return None
+    groups = (f"(?P<{holds.name}>{'|'.join(found)})" for holds, found in by_class.items())
+    return re.compile(rf"(?<!\w)(?:{'|'.join(groups)})(?!\w)", re.IGNORECASE)
+
+
+class TextMasker:
+    """Stateless but for its detector; one may be shared."""
+
+    def __init__(self, detector: PhiDetector | None = None) -> None:
+        self._detector = detector or PhiDetector()
+
+    def mask(self, text: str, person: Person = NOBODY) -> str:
+        """The text with ``[NAME]``, ``[PHONE]``, … in place of what identifies."""
+        return self._mask(text, person, 0)
+
+    def _mask(self, text: str, person: Person, depth: int) -> str:
+        if len(text) < 2:
+            return text
+        if depth >= _DEEPEST:
+            return DATA
+        if text[0] in '{["' or text[0].isspace():
+            document = _parsed(text)
+            if document is not None:
+                masked = self._document(document, person, depth)
+                return text if masked == document else json.dumps(masked, ensure_ascii=False)
+        text = _BASE64.sub(lambda m: self._decoded(m[0], person, depth), text) if len(text) >= 16 else text
+        return "".join(self._words(part, person) for part in _portions(text))
+
+    def _words(self, text: str, person: Person) -> str:
+        if person.known:
+            text = _without(person, text)
+        return self._detector.redact(text)
+
+    def _document(self, value: Any, person: Person, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {self._mask(k, person, depth + 1): self._document(v, person, depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._document(one, person, depth) for one in value]
+        if isinstance(value, str):
+            return self._mask(value, person, depth + 1)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            written = repr(value)
+            masked = self._words(written, person) if len(written) >= _FEWEST_DIGITS else written
+            return value if masked == written else masked
+        return value
+
+    def _decoded(self, run: str, person: Person, depth: int) -> str:
+        """The same run, or what it becomes: text is masked inside, what else may be anything goes."""
+        standard = run.replace("-", "+").replace("_", "/")
+        try:
+            raw = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+            inner = raw.decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return DATA if len(run) >= _BLOB else run
+        if not _is_text(inner):
+            return DATA if len(run) >= _BLOB else run
+        masked = self._mask(inner, person, depth + 1)
+        return run if masked == inner else base64.b64encode(masked.encode()).decode()
+
+
+def _is_text(text: str) -> bool:
+    return all(char.isprintable() or char in "\r\n\t" for char in text)
+
+
+def _without(person: Person, text: str) -> str:
+    folded = text.casefold() if text.isascii() else _folded(text)
+    if person.pattern is not None and any(needle in folded for needle in person.needles):
+        plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+        text = person.pattern.sub(_mark, plain)
+    if person.numbers is not None and _DIGITS.search(text):
+        text = person.numbers.sub(_mark, text)
+    return text
+
+
+def _mark(match: re.Match[str]) -> str:
+    return _MARKS[Holds[match.lastgroup or "OTHER_ID"]]
+
+
+def _portions(text: str) -> Iterable[str]:
+    """At most what a detector takes, cut between paragraphs or else between words."""
+    while len(text) > MAX_CHARACTERS:
+        cut = max(text.rfind("\n", 0, MAX_CHARACTERS), text.rfind(" ", MAX_CHARACTERS // 2, MAX_CHARACTERS))
+        cut = cut if cut > 0 else MAX_CHARACTERS
+        yield text[:cut]
+        text = text[cut:]
+    yield text
+
+
+def _parsed(text: str) -> Any:
+    """The document, or ``None`` where the text is none (or is the word null)."""
+    if not text.strip().startswith(("{", "[", '"')):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
