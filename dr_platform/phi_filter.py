@@ -13,106 +13,135 @@ from re import _constants as sre  # ty: ignore[unresolved-import]
 from re import _parser as parser  # ty: ignore[unresolved-import]
 from typing import Any
 
-_DIGIT_CODES = frozenset(range(ord("0"), ord("9") + 1))
+_ZERO, _NINE = ord("0"), ord("9")
 _DIGIT = re.compile("[0-9]")
 _MOST_WORDS = 64
 """Searching for more words than this costs more than the pattern."""
+_MOST_SIGNS = 3
 _LIKE_ASCII = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
 """Letters that case-insensitive patterns hold equal to an ASCII letter, and that `lower` keeps apart."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """A match contains a digit, where ``digit``, and one of ``words`` (lower case), where there are any."""
+    """A match contains so many digits, and one of the words, where there are any: ``words`` in any case
+    (they are lower case), ``exact`` as they are."""
 
-    digit: bool = False
-    words: frozenset[str] = frozenset()
+    digits: int = 0
+    words: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
 
     def met(self, looked_at: LookedAt) -> bool:
-        if self.digit and not looked_at.has_digit:
+        if self.digits > looked_at.digits:
             return False
-        return not self.words or any(word in looked_at.folded for word in self.words)
+        folded = looked_at.folded
+        for word in self.words:
+            if word in folded:
+                return True
+        text = looked_at.text
+        for word in self.exact:  # noqa: SIM110 - a generator costs as much as five searches
+            if word in text:
+                return True
+        return not self.words and not self.exact
+
+    @property
+    def cost(self) -> float:
+        """How likely one of the words is in any text: long ones are rare, from five letters on alike."""
+        return sum(10.0 ** -min(len(word), 5) for word in (*self.words, *self.exact))
 
 
 class LookedAt:
     """A text as conditions see it."""
 
-    __slots__ = ("folded", "has_digit")
+    __slots__ = ("digits", "folded", "text")
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self.folded = text.lower() if text.isascii() else text.translate(_LIKE_ASCII).lower()
-        self.has_digit = _DIGIT.search(text) is not None
+        self.digits = len(_DIGIT.findall(text))
 
 
 def need_of(pattern: re.Pattern[str]) -> Need:
     """The condition of a compiled pattern; the empty one where nothing is known."""
-    return _sequence(parser.parse(pattern.pattern, pattern.flags))
+    return _sequence(parser.parse(pattern.pattern, pattern.flags), bool(pattern.flags & re.IGNORECASE))
 
 
-def _sequence(nodes: Iterable[Any]) -> Need:
-    """All elements of a sequence are in the text, one of which is the most telling."""
-    needs = [_run_need(run) if isinstance(run, str) else _node(*run) for run in _runs(nodes)]
-    digit = any(need.digit for need in needs)
-    told = [need.words for need in needs if need.words]
-    return Need(digit, min(told, key=_cost) if told else frozenset())
+def _sequence(nodes: Iterable[Any], any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
+    """All elements of a sequence are in the text; the most telling of them is kept."""
+    consumed = ahead = 0
+    told: list[Need] = []
+    for op, value in _runs(nodes):
+        need = _letters(value, any_case) if op is None else _node(op, value, any_case)
+        if op is sre.ASSERT:  # what is looked at ahead may be the same digits that follow
+            ahead = max(ahead, need.digits)
+        else:
+            consumed += need.digits
+        if need.words or need.exact:
+            told.append(need)
+    best = min(told, key=lambda need: need.cost) if told else Need()
+    return Need(max(consumed, ahead), best.words, best.exact)
 
 
-def _cost(words: frozenset[str]) -> tuple[int, int]:
-    """Few and long words say most."""
-    return len(words), -min(map(len, words))
-
-
-def _runs(nodes: Iterable[Any]) -> Iterable[Any]:
-    """Neighbouring letters as one text."""
+def _runs(nodes: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
+    """Neighbouring letters as one text, under no operator."""
     text = ""
     for op, value in nodes:
         if op is sre.LITERAL and value < 128:
             text += chr(value)
             continue
         if text:
-            yield text
+            yield None, text
             text = ""
         yield op, value
     if text:
-        yield text
+        yield None, text
 
 
-def _run_need(text: str) -> Need:
-    return Need(any(char.isdigit() for char in text), frozenset({text.lower()}))
+def _letters(text: str, any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
+    digits = len(_DIGIT.findall(text))
+    return Need(digits, words=(text.lower(),)) if any_case else Need(digits, exact=(text,))
 
 
-def _node(op: Any, value: Any) -> Need:
+def _node(op: Any, value: Any, any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
     if op is sre.SUBPATTERN:
-        return _sequence(value[3])
+        _, added, removed, inner = value
+        return _sequence(inner, (any_case or bool(added & re.IGNORECASE)) and not removed & re.IGNORECASE)
     if op is sre.BRANCH:
-        return _branches([_sequence(branch) for branch in value[1]])
-    if op in (sre.MAX_REPEAT, sre.MIN_REPEAT):
-        return _sequence(value[2]) if value[0] > 0 else Need()
+        return _branches([_sequence(branch, any_case) for branch in value[1]])
+    if op in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[0] > 0:
+        once = _sequence(value[2], any_case)
+        return Need(once.digits * value[0], once.words, once.exact)
     if op is sre.ASSERT and value[0] > 0:  # what must follow is in the text as well
-        return _sequence(value[1])
+        return _sequence(value[1], any_case)
     if op is sre.IN:
-        return Need(digit=_only_digits(value))
+        return Need(digits=int(_only_digits(value)), exact=_few_signs(value))
     return Need()
 
 
 def _branches(needs: list[Need]) -> Need:
-    digit = all(need.digit for need in needs)
-    if not all(need.words for need in needs):
-        return Need(digit)
-    words = _shortest(frozenset().union(*(need.words for need in needs)))
-    return Need(digit, words if len(words) <= _MOST_WORDS else frozenset())
+    digits = min(need.digits for need in needs)
+    if not all(need.words or need.exact for need in needs):
+        return Need(digits)
+    words = _shortest(word for need in needs for word in need.words)
+    exact = _shortest(word for need in needs for word in need.exact)
+    return Need(digits, words, exact) if len(words) + len(exact) <= _MOST_WORDS else Need(digits)
 
 
-def _shortest(words: frozenset[str]) -> frozenset[str]:
+def _shortest(words: Iterable[str]) -> tuple[str, ...]:
     """Without words that another one of them is part of."""
-    return frozenset(word for word in words if not any(other != word and other in word for other in words))
+    every = sorted(set(words))
+    return tuple(word for word in every if not any(other != word and other in word for other in every))
+
+
+def _few_signs(members: Any) -> tuple[str, ...]:
+    """The signs of a short class, such as ``[:-]``; letters have cases and are left to words."""
+    signs = tuple(chr(value) for op, value in members if op is sre.LITERAL and not chr(value).isalnum())
+    return signs if len(signs) == len(members) <= _MOST_SIGNS else ()
 
 
 def _only_digits(members: Any) -> bool:
     for op, value in members:
-        if op is sre.LITERAL and value in _DIGIT_CODES:
-            continue
-        if op is sre.RANGE and ord("0") <= value[0] and value[1] <= ord("9"):
-            continue
-        return False
+        low, high = (value, value) if op is sre.LITERAL else value if op is sre.RANGE else (0, 0)
+        if not _ZERO <= low <= high <= _NINE:
+            return False
     return True

@@ -43,11 +43,13 @@ def test_letters_that_patterns_hold_equal_to_others_meet_the_condition_too(text:
 @pytest.mark.parametrize(
     ("pattern", "need"),
     [
-        (r"a?b+", Need(words=frozenset({"b"}))),
-        (r"(?:cat|dog)[0-9]{2}", Need(digit=True, words=frozenset({"cat", "dog"}))),
+        (r"a?b+", Need(exact=("b",))),
+        (r"(?:cat|Dog)[0-9]{2}", Need(digits=2, exact=("Dog", "cat"))),
+        (r"(?i:Cat|dogs|dog)[0-9]", Need(digits=1, words=("cat", "dog"))),
         (r"(?:cat|)x?", Need()),
-        (r"(?=.*@)[a-z]*", Need(words=frozenset({"@"}))),
-        (r"(?!no)yes", Need(words=frozenset({"yes"}))),
+        (r"(?=.*@)[a-z]*", Need(exact=("@",))),
+        (r"(?=[a-z]*[0-9]{3})[0-9]{2}", Need(digits=3)),
+        (r"(?!no)yes", Need(exact=("yes",))),
         (r"[0-9a-f]{4}", Need()),
     ],
 )
