@@ -39,7 +39,7 @@ class Need:
             if word in folded:
                 return True
         text = looked_at.text
-        for word in self.exact:  # noqa: SIM110 - a generator costs as much as five searches
+        for word in self.exact:
             if word in text:
                 return True
         return not self.words and not self.exact
@@ -66,7 +66,7 @@ def need_of(pattern: re.Pattern[str]) -> Need:
     return _sequence(parser.parse(pattern.pattern, pattern.flags), bool(pattern.flags & re.IGNORECASE))
 
 
-def _sequence(nodes: Iterable[Any], any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
+def _sequence(nodes: Iterable[Any], any_case: bool) -> Need:
     """All elements of a sequence are in the text; the most telling of them is kept."""
     consumed = ahead = 0
     told: list[Need] = []
@@ -97,12 +97,12 @@ def _runs(nodes: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
         yield None, text
 
 
-def _letters(text: str, any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
+def _letters(text: str, any_case: bool) -> Need:
     digits = len(_DIGIT.findall(text))
     return Need(digits, words=(text.lower(),)) if any_case else Need(digits, exact=(text,))
 
 
-def _node(op: Any, value: Any, any_case: bool) -> Need:  # noqa: FBT001 - a pattern's own flag
+def _node(op: Any, value: Any, any_case: bool) -> Need:
     if op is sre.SUBPATTERN:
         _, added, removed, inner = value
         return _sequence(inner, (any_case or bool(added & re.IGNORECASE)) and not removed & re.IGNORECASE)

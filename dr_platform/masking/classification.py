@@ -94,6 +94,9 @@ class Column(Model):
 
     holds: Holds = Field(description="its class")
     domain: str = Field(default="", description="key: equal values of one domain stay equal in every database")
+    derived: str = Field(
+        default="", description="key: the service's kind, where the column holds its name-based UUID of the key"
+    )
     sealed: Seal | None = Field(default=None, description="where the service bound the ciphertext to")
     of: str = Field(default="", description="blind-index: the column it is computed from")
     purpose: str = Field(default="", description="blind-index: purpose that the service names")
