@@ -121,7 +121,7 @@ def _pieces(text: str, spans: tuple[PhiSpan, ...]) -> Iterator[str]:
 
 def _found(text: str) -> Iterator[PhiSpan]:
     looked_at = LookedAt(text)
-    for rule in _RULES:
+    for rule in _BY_DIGITS[min(looked_at.digits, len(_BY_DIGITS) - 1)]:
         if not rule.need.met(looked_at):
             continue
         for match in rule.pattern.finditer(text):
@@ -373,3 +373,7 @@ _RULES: tuple[_Rule, ...] = (
     # R: any other unique code
     _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
 )  # fmt: skip
+
+_MOST_DIGITS = max(rule.need.digits for rule in _RULES)
+_BY_DIGITS = tuple(tuple(rule for rule in _RULES if rule.need.digits <= n) for n in range(_MOST_DIGITS + 1))
+"""Rules that a text of so many digits can meet; most texts have none and meet a quarter of them."""

@@ -25,7 +25,7 @@ SWEEP: Mapping[str, str] = {
     r"[0-9]{3}[-. ][0-9]{4}($|[^0-9A-Za-z-])",
     "electronic mail address": r"[A-Za-z0-9._%+-]+@(?!example\.invalid)[A-Za-z0-9-]+\.[A-Za-z]{2,}",
     "web address": r"https?://(?!example\.invalid)",
-    "medical record number": r"(^|[^A-Za-z])(MRN|mrn)[-: #]{0,3}[0-9]{5,}($|[^0-9a-f])",
+    "medical record number": r"(^|[^A-Za-z])(MRN|mrn)(?!-[0-9a-f]{16}($|[^0-9a-f]))[-: #]{0,3}[0-9]{5,}($|[^0-9a-f])",
 }
 """Shapes that no column of text may hold. PostgreSQL runs them."""
 _TEXTS = frozenset({"text", "character varying", "character", "jsonb", "json"})

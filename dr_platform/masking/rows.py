@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dr_platform.masking.classification import Column, Holds, Table
+from dr_platform.masking.classification import Column, Holds, Seal, Table
 from dr_platform.masking.people import Roster, derived_key
 from dr_platform.masking.recipe import Recipe
 from dr_platform.masking.seals import KeyRing, place_of
@@ -30,6 +30,24 @@ def is_late(column: Column) -> bool:
     return column.sealed is not None or column.holds in _LATE
 
 
+@dataclass(frozen=True)
+class _Order:
+    """The columns of a row in the order in which they are masked."""
+
+    plain: tuple[tuple[str, Column], ...]
+    sealed: tuple[tuple[str, Column, Seal], ...]
+    indexes: tuple[tuple[str, Column], ...]
+    dated: bool
+
+
+def _order(table: Table, names: Sequence[str]) -> _Order:
+    columns = [(name, _column_at(table.columns, name)) for name in names]
+    sealed = tuple((name, column, column.sealed) for name, column in columns if column.sealed is not None)
+    plain = tuple((name, column) for name, column in columns if not is_late(column))
+    indexes = tuple((name, column) for name, column in columns if column.holds is Holds.BLIND_INDEX)
+    return _Order(plain, sealed, indexes, any(column.holds is not Holds.TEXT for _, column in plain))
+
+
 @dataclass
 class RowMasker:
     """Masks rows of one table. ``opened`` has the source's keys, ``sealing`` those of staging."""
@@ -44,6 +62,8 @@ class RowMasker:
 
     def __post_init__(self) -> None:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
+        self._orders: dict[tuple[str, ...], _Order] = {}
+        self._inside: dict[int, RowMasker] = {}
 
     def mask(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Every column of every row; the table must classify all of them."""
@@ -62,28 +82,32 @@ class RowMasker:
         return [people.get(canonical(row.get(column)), NOBODY) for row in rows]
 
     def _one(self, row: Row, done: dict[str, Any], person: Person) -> dict[str, Any]:
-        shift = shift_of(self.recipe, person.key) if self.recipe.shifts_dates else 0
-        plain: dict[str, str | None] = {}
-        for name in row:
-            column = _column_at(self.table.columns, name)
-            if name not in done and not is_late(column):
-                moment = Moment(shift, row.get(column.after) if column.after else None)
-                done[name] = self._value(column, row[name], person, moment, name)
-        for name in row:
-            column = _column_at(self.table.columns, name)
-            if name not in done and column.sealed is not None:
-                plain[name] = self._plain(name, column, row, person)
-                done[name] = (
-                    None if plain[name] is None else self._seal.encrypt(plain[name], place_of(column.sealed, done))
-                )
-        for name in row:
-            column = _column_at(self.table.columns, name)
-            if name not in done:
-                text = plain.get(column.of)
-                done[name] = None if row[name] is None or text is None else self._seal.blind_index(text, column.purpose)
-        if "key_version" in row and plain:
-            done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
+        order = self._order_of(row, done)
+        shift = shift_of(self.recipe, person.key) if order.dated and self.recipe.shifts_dates else 0
+        for name, column in order.plain:
+            moment = Moment(shift, row.get(column.after) if column.after else None)
+            done[name] = self._value(column, row[name], person, moment, name)
+        if order.sealed:
+            self._finish(row, done, person, order)
         return done
+
+    def _finish(self, row: Row, done: dict[str, Any], person: Person, order: _Order) -> None:
+        """Sealed columns, whose places are named by masked values, and what is computed from them."""
+        plain: dict[str, str | None] = {}
+        for name, column, seal in order.sealed:
+            text = plain[name] = self._plain(name, column, row, person)
+            done[name] = None if text is None else self._seal.encrypt(text, place_of(seal, done))
+        for name, column in order.indexes:
+            text = plain.get(column.of)
+            done[name] = None if row[name] is None or text is None else self._seal.blind_index(text, column.purpose)
+        if "key_version" in row:
+            done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
+
+    def _order_of(self, row: Row, done: Row) -> _Order:
+        names = tuple(name for name in row if name not in done)
+        if names not in self._orders:
+            self._orders[names] = _order(self.table, names)
+        return self._orders[names]
 
     # Values
 
@@ -117,10 +141,12 @@ class RowMasker:
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
         document = json.loads(value) if isinstance(value, str) else value
-        inner = RowMasker(
-            Table(columns=column.paths), self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened
-        )
-        masked = inner.inside(document, "", person, moment)
+        if id(column) not in self._inside:
+            table = Table(columns=column.paths)
+            self._inside[id(column)] = RowMasker(
+                table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened
+            )
+        masked = self._inside[id(column)].inside(document, "", person, moment)
         return json.dumps(masked, ensure_ascii=False) if isinstance(value, str) else masked
 
     def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,8 @@ _NUMBERED = frozenset(
     {Holds.PHONE, Holds.FAX, Holds.SSN, Holds.ACCOUNT, Holds.HEALTH_PLAN, Holds.MRN, Holds.LICENSE, Holds.DEVICE}
 )
 _FEWEST_DIGITS = 6
+_WIDEST_GAP = 4
+"""Characters from one digit of a number to the next."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,20 @@ class Person:
     known: tuple[tuple[Holds, str], ...] = field(default=(), repr=False)
 
     @functools.cached_property
-    def needles(self) -> tuple[str, ...]:
-        """Folded texts of which one occurs in every text that names the person in words."""
-        return tuple(sorted({_folded(part) for _, part in _spoken(self.known)}))
+    def needles(self) -> tuple[tuple[str, str], ...]:
+        """Folded texts by which the person is named in words, with their marks; the longest first."""
+        found = {_folded(part): _MARKS[holds] for holds, part in _spoken(self.known)}
+        return tuple(sorted(found.items(), key=lambda item: -len(item[0])))
 
     @functools.cached_property
-    def pattern(self) -> re.Pattern[str] | None:
-        found = sorted({(part, holds) for holds, part in _spoken(self.known)}, key=lambda p: -len(p[0]))
-        return _alternatives((re.escape(part), holds) for part, holds in found)
-
-    @functools.cached_property
-    def numbers(self) -> re.Pattern[str] | None:
-        found: dict[str, Holds] = {}
+    def numbers(self) -> tuple[tuple[str, str], ...]:
+        """Digits by which the person is known, with their marks."""
+        found: dict[str, str] = {}
         for holds, value in self.known:
-            digits = re.sub(r"\D", "", value)
+            digits = "".join(_DIGITS.findall(value))
             if holds in _NUMBERED and len(digits) >= _FEWEST_DIGITS:
-                found[digits] = holds
-        # The same number with other signs between its digits.
-        return _alternatives((r"[^\w\n]{0,3}".join(digits), holds) for digits, holds in found.items())
+                found[digits] = _MARKS[holds]
+        return tuple(found.items())
 
 
 NOBODY = Person("")
@@ -85,16 +84,6 @@ def _spoken(known: Iterable[tuple[Holds, str]]) -> Iterable[tuple[Holds, str]]:
 
 
 _COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
-
-
-def _alternatives(parts: Iterable[tuple[str, Holds]]) -> re.Pattern[str] | None:
-    by_class: dict[Holds, list[str]] = {}
-    for part, holds in parts:
-        by_class.setdefault(holds, []).append(part)
-    if not by_class:
-        return None
-    groups = (f"(?P<{holds.name}>{'|'.join(found)})" for holds, found in by_class.items())
-    return re.compile(rf"(?<!\w)(?:{'|'.join(groups)})(?!\w)", re.IGNORECASE)
 
 
 class TextMasker:
@@ -156,25 +145,59 @@ def _is_text(text: str) -> bool:
     return all(char.isprintable() or char in "\r\n\t" for char in text)
 
 
+Span = tuple[int, int, str]
+
+
 def _without(person: Person, text: str) -> str:
-    folded = text.casefold() if text.isascii() else _folded(text)
-    if person.pattern is not None and _any_in(person.needles, folded):
-        plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
-        text = person.pattern.sub(_mark, plain)
-    if person.numbers is not None and _DIGITS.search(text):
-        text = person.numbers.sub(_mark, text)
-    return text
+    """The text with marks in place of what is known of the person. Searched for by hand: a pattern
+    would have to be compiled for each person, which costs more than a hundred messages."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    folded = text.casefold()
+    if len(folded) != len(text):  # ß and its like: places in the one are not those in the other
+        text = folded
+    spans = list(_named(folded, person.needles))
+    if person.numbers and _DIGITS.search(text):
+        spans += _numbered(text, person.numbers)
+    return "".join(_marked(text, spans)) if spans else text
 
 
-def _any_in(needles: Iterable[str], text: str) -> bool:
-    for needle in needles:  # noqa: SIM110 - a generator costs more than the searches
-        if needle in text:
-            return True
-    return False
+def _named(folded: str, needles: Iterable[tuple[str, str]]) -> Iterator[Span]:
+    for needle, mark in needles:
+        start = folded.find(needle)
+        while start >= 0:
+            end = start + len(needle)
+            if not (_inside_word(folded, start) or _inside_word(folded, end)):
+                yield start, end, mark
+            start = folded.find(needle, start + 1)
 
 
-def _mark(match: re.Match[str]) -> str:
-    return _MARKS[Holds[match.lastgroup or "OTHER_ID"]]
+def _inside_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
+
+def _numbered(text: str, numbers: Iterable[tuple[str, str]]) -> Iterator[Span]:
+    """The person's numbers, whatever stands between their digits."""
+    at = [match.start() for match in _DIGITS.finditer(text)]
+    digits = "".join(text[i] for i in at)
+    for number, mark in numbers:
+        first = digits.find(number)
+        while first >= 0:
+            last = first + len(number) - 1
+            places = at[first : last + 1]
+            if all(b - a <= _WIDEST_GAP for a, b in itertools.pairwise(places)):
+                yield at[first], at[last] + 1, mark
+            first = digits.find(number, first + 1)
+
+
+def _marked(text: str, spans: Iterable[Span]) -> Iterator[str]:
+    end = 0
+    for start, stop, mark in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= end:
+            yield text[end:start]
+            yield mark
+        end = max(end, stop)
+    yield text[end:]
 
 
 def _portions(text: str) -> Iterable[str]:
