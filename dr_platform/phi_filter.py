@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from re import _constants as sre  # ty: ignore[unresolved-import]
-from re import _parser as parser  # ty: ignore[unresolved-import]
+from re import _constants as sre  # ty: ignore[missing-module-member]
+from re import _parser as parser  # ty: ignore[missing-module-member]
 from typing import Any
 
 _ZERO, _NINE = ord("0"), ord("9")

@@ -15,6 +15,7 @@ from dr_platform.cli import (
     fault_verbs,
     incident_verbs,
     maintenance_verbs,
+    masking_verbs,
     monitoring_verbs,
     platform_verbs,
     promotion_verbs,
@@ -57,6 +58,7 @@ def options(
 platform_verbs.register(app)
 service_verbs.register(app)
 data_verbs.register(app)
+masking_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 promotion_verbs.register(app)

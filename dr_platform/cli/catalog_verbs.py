@@ -13,6 +13,7 @@ from dr_platform.catalog import CatalogError, load_catalog
 from dr_platform.catalog.export import json_schema, kinds, show
 from dr_platform.cli.context import Choice, JsonOption, console, print_json
 from dr_platform.errors import ExitCode
+from dr_platform.masking.classification import read_classifications
 from dr_platform.platform import find_catalog
 
 app = typer.Typer(help="Validate and show the catalog: everything the platform consists of.", no_args_is_help=True)
@@ -29,6 +30,7 @@ def validate(
     root = find_catalog(path or choice.catalog)
     try:
         catalog = load_catalog(root)
+        classified = read_classifications(root)
     except CatalogError as exc:
         if not as_json:
             raise
@@ -40,7 +42,8 @@ def validate(
     console.print(
         f"{root}: {len(catalog.services)} services, {len(catalog.databases)} databases, "
         f"{len(catalog.environments)} environments, {len(catalog.knowledge)} knowledge sets, "
-        f"{len(catalog.releases)} releases, {len(catalog.secret_categories)} secret categories; no faults"
+        f"{len(catalog.releases)} releases, {len(catalog.secret_categories)} secret categories, "
+        f"{len(classified)} classified databases; no faults"
     )
 
 

@@ -141,8 +141,8 @@ def _layers(value: bytes, depth: int = 0) -> Iterator[tuple[int, bytes]]:
     yield depth, value
     if depth >= _DEEPEST:
         return
-    if b"\0" in value:
-        yield depth, value.replace(b"\0", b"")
+    if b"\0" in value:  # two bytes a character
+        yield from _layers(value.replace(b"\0", b""), depth + 1)
     for inner in _decoded(value):
         yield from _layers(inner, depth + 1)
 

@@ -192,7 +192,7 @@ class CqlMasking:
             return 0
         where = " AND ".join(f"{_checked(key)} = ?" for key in keys)
         prepared = self._source.session.prepare(
-            f"SELECT {_checked(keys[0])} FROM {_checked(name)} WHERE {where} LIMIT 1"
+            f"SELECT {_checked(keys[0])} FROM {_checked(name)} WHERE {where} LIMIT 1"  # noqa: S608 - quoted names
         )
         found = 0
         for page in _pages(self._rows(self._made_target, name)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -34,6 +34,8 @@ FREQUENCY_BOUND = 0.01
 LENGTH_BOUND = 0.35
 """Median and upper quartile of a text's length may differ by so much: marks such as [NAME] are shorter."""
 _TELLING = frozenset({Holds.TEXT, Holds.JSON, Holds.KEY}) | IDENTIFIERS
+_CONSTRAINED = frozenset({Holds.SECRET, Holds.BIOMETRIC, Holds.PHOTO})
+"""Columns whose form a schema may prescribe: a hash of a password is no word."""
 _COINCIDING = frozenset({Holds.NAME})
 """A made-up name may be somebody's; a made-up address of example.invalid may not."""
 
@@ -92,9 +94,20 @@ class PostgresMasking:
     def _plant_one(
         self, connection: pg.Connection, name: str, table: Table, canary: Canary, number: int, cipher: Any
     ) -> int:
+        for spared in (frozenset(), _CONSTRAINED):
+            with contextlib.suppress(psycopg.errors.CheckViolation):
+                row = self._row_of(name, table, canary, number, cipher, spared)
+                return self._insert(connection, name, row)
+        return 0  # the imitated row and the canary do not go together
+
+    def _row_of(
+        self, name: str, table: Table, canary: Canary, number: int, cipher: Any, spared: Collection[Holds]
+    ) -> dict[str, Any]:
         facts = {c.name: c for c in self._schema.tables[name] if not c.generated}
         row: dict[str, Any] = {}
         for column, fact in facts.items():
+            if table.columns[column].holds in spared:
+                continue
             value = _planted_value(column, table.columns[column], fact.type, table, canary, number, name)
             if value is not None:
                 row[column] = value
@@ -105,16 +118,17 @@ class PostgresMasking:
             if described.holds is Holds.BLIND_INDEX and described.of in facts:
                 text = canary.value(table.columns[described.of].holds) or canary.word
                 row[column] = cipher.blind_index(text, described.purpose)
+        return row
+
+    def _insert(self, connection: pg.Connection, name: str, row: Mapping[str, Any]) -> int:
+        facts = {c.name: c for c in self._schema.tables[name] if not c.generated}
         columns = ", ".join(quoted(c) for c in facts)
         picked = ", ".join(f"%({c})s::{facts[c].type}" if c in row else f"t.{quoted(c)}" for c in facts)
         statement = (
             f"INSERT INTO {qualified(name)} ({columns}) OVERRIDING SYSTEM VALUE"  # noqa: S608 - quoted names
             f" SELECT {picked} FROM (SELECT * FROM {qualified(name)} LIMIT 1) t ON CONFLICT DO NOTHING"
         )
-        try:
-            return connection.execute(statement.encode(), row).rowcount
-        except psycopg.errors.CheckViolation:  # the imitated row and the canary do not go together
-            return 0
+        return connection.execute(statement.encode(), row).rowcount
 
     # The run
 

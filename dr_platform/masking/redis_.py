@@ -31,6 +31,7 @@ from dr_platform.reference_service.cipher import Undecryptable
 _SCAN = 500
 _SHOWN = re.compile(r"[a-z][a-z-]{0,19}")
 _VALUE = "value"
+_ELEMENT = "value[]"
 
 
 def open_client(access: Access) -> redis.Redis:
@@ -117,7 +118,7 @@ class RedisMasking:
     def _value_columns(self, key: bytes) -> set[str]:
         if self._source.type(key) == b"hash":
             return {f"{_VALUE}.{field.decode(errors='replace')}" for field in self._source.hkeys(key)}
-        return {_VALUE}
+        return {_ELEMENT} if self._source.type(key) in (b"list", b"set") else {_VALUE}
 
     def refuse_problems(self) -> None:
         if _run_id(self._source) == _run_id(self._target):
@@ -177,9 +178,9 @@ class RedisMasking:
                 found = {f"{_VALUE}.{f.decode()}": v for f, v in self._source.hgetall(key).items()}
                 return {name: _typed(table, name, value) for name, value in found.items()}
             case b"list":
-                return {_VALUE: [_typed(table, _VALUE, one) for one in self._source.lrange(key, 0, -1)]}
+                return {_VALUE: [_typed(table, _ELEMENT, one) for one in self._source.lrange(key, 0, -1)]}
             case b"set":
-                return {_VALUE: [_typed(table, _VALUE, one) for one in self._source.smembers(key)]}
+                return {_VALUE: [_typed(table, _ELEMENT, one) for one in self._source.smembers(key)]}
         value = self._source.get(key)
         return {_VALUE: None if value is None else _typed(table, _VALUE, value)}
 

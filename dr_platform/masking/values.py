@@ -87,7 +87,7 @@ def token_uuid(digest: bytes) -> uuid.UUID:
 
 def token_timeuuid(digest: bytes, at: datetime) -> uuid.UUID:
     """A time-based UUID (version 1) of a moment, told apart by the digest."""
-    ticks = int((at - _GREGORIAN) / timedelta(microseconds=1)) * 10 + digest[0] % 10
+    ticks = (at - _GREGORIAN) // timedelta(microseconds=1) * 10 + digest[0] % 10
     low, mid, high = ticks & 0xFFFFFFFF, (ticks >> 32) & 0xFFFF, (ticks >> 48) & 0x0FFF
     clock = int.from_bytes(digest[1:3], "big") & 0x3FFF
     node = int.from_bytes(digest[3:9], "big") | 0x010000000000  # the multicast bit: no network card's address

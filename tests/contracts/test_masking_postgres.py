@@ -1,5 +1,7 @@
 """Masking on a real PostgreSQL server: the same values as in Python, whole references, nothing left."""
 
+# ruff: noqa: E501 - statements are read as a whole
+
 from __future__ import annotations
 
 import contextlib
@@ -48,7 +50,7 @@ def access(server: PostgresServer, database: str) -> Access:
 
 
 def name_of(url: str) -> str:
-    return url.split("@/")[1].split("?")[0]
+    return url.split("@/")[1].split("?", maxsplit=1)[0]
 
 
 @pytest.fixture(scope="module")
