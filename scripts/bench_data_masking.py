@@ -117,16 +117,21 @@ def section(figures: Figures) -> list[str]:
     return [
         "## Masking",
         "",
-        f"{figures.rows:,} rows (patients with eleven classified columns, and their messages), expert determination, "
-        f"two processes beside the server; load average {figures.load:.1f} at the start.",
+        (
+            f"{figures.rows:,} rows (patients with eleven classified columns, and their messages, of which one in six "
+            "names somebody), expert determination, two processes beside the server; load average "
+            f"{figures.load:.1f} at the start."
+        ),
         "",
         "| What | Figure | Promised |",
         "| --- | --- | --- |",
         f"| Rows masked per second, roster included | {figures.rows_per_s:,.0f} | {WANTED_ROWS_PER_S:,} |",
         f"| Roster of people | {figures.roster_s:.1f} s | |",
         f"| Masking, new database and anonymity included | {figures.masking_s:.1f} s | |",
-        f"| Canaries found among {figures.values_scanned:,} values ({figures.canaries_planted} rows planted) "
-        f"| {figures.canaries_found} | 0 |",
+        (
+            f"| Canaries found among {figures.values_scanned:,} values ({figures.canaries_planted} rows planted) "
+            f"| {figures.canaries_found} | 0 |"
+        ),
         f"| Search for canaries | {figures.scan_s:.1f} s | |",
         f"| Gates | {figures.gates_s:.1f} s, {len(figures.gates_failed)} failed | 0 failed |",
         f"| Peak memory, this process and its largest worker | {figures.peak_mib:.0f} MiB | flat |",

@@ -5,8 +5,8 @@ a class (``recipe``), or how a schema is read (the engines).
 
 A column is written as its class alone (``status: safe``) or with what the class needs:
 ``{holds: key, domain: account}``. A table of Redis is a key pattern such as ``presence:<account>``,
-whose columns are the names in it and ``value``, ``value[]`` (lists and sets) or ``value.<field>``. A path of a document is dotted, with
-``[]`` for the elements of a list.
+whose columns are the names in it and ``value``, ``value[]`` (lists and sets) or ``value.<field>``. A path
+of a document is dotted, with ``[]`` for the elements of a list.
 """
 
 from __future__ import annotations

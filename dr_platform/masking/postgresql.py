@@ -98,7 +98,7 @@ class SchemaFacts:
 def connect(access: Access, database: str | None = None) -> Connection:
     """In autocommit and in UTC, so that years begin when they begin for everybody."""
     endpoint = access.endpoint
-    encryption = (
+    encryption: dict[str, Any] = (
         {"sslmode": "prefer"}
         if is_loopback(endpoint.host)
         else {"sslmode": "verify-full", "sslrootcert": certificate_authorities() or "system"}

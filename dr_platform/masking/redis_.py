@@ -89,7 +89,9 @@ class RedisMasking:
         self._target_access = target
         self._known, self._steps = known, steps
         self._opened, self._sealing = opened, sealing
-        self._source, self._target = open_client(source), open_client(target)
+        # The driver's types allow for text, which clients that do not decode never answer.
+        self._source: Any = open_client(source)
+        self._target: Any = open_client(target)
         self._made = False
 
     @cached_property
@@ -100,7 +102,7 @@ class RedisMasking:
     def _of(self, key: str) -> tuple[KeyPattern, dict[str, str]] | None:
         return next(((p, names) for p in self._patterns if (names := p.match(key)) is not None), None)
 
-    def _keys(self, client: redis.Redis) -> Iterator[bytes]:
+    def _keys(self, client: Any) -> Iterator[bytes]:
         yield from client.scan_iter(count=_SCAN)
 
     def schema(self) -> Mapping[str, tuple[str, ...]]:
@@ -184,7 +186,7 @@ class RedisMasking:
         value = self._source.get(key)
         return {_VALUE: None if value is None else _typed(table, _VALUE, value)}
 
-    def _write(self, client: redis.Redis, key: str, kind: bytes, row: Mapping[str, Any], ttl_ms: int) -> None:
+    def _write(self, client: Any, key: str, kind: bytes, row: Mapping[str, Any], ttl_ms: int) -> None:
         if kind == b"hash":
             fields = {n.removeprefix(f"{_VALUE}."): v for n, v in row.items() if n.startswith(f"{_VALUE}.")}
             client.hset(key, mapping={n: _stored(v) for n, v in fields.items() if v is not None})
@@ -267,7 +269,7 @@ def _shown(key: bytes) -> str:
     return f"{first}:…" if _SHOWN.fullmatch(first) else "(key)"
 
 
-def _run_id(client: redis.Redis) -> str:
+def _run_id(client: Any) -> str:
     return str(client.info("server")["run_id"])
 
 

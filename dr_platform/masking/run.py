@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
@@ -124,7 +124,7 @@ class Order:
 
 
 @contextlib.contextmanager
-def engines(parts: Sequence[Part], order: Order) -> Iterator[list[tuple[Part, EngineMasking]]]:
+def engines(parts: Sequence[Part], order: Order) -> Generator[list[tuple[Part, EngineMasking]]]:
     """All parts in the order in which they are masked, each connected."""
     with contextlib.ExitStack() as stack:
         found = []
