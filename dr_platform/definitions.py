@@ -16,6 +16,7 @@ from assets.services import service_assets
 from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
+from jobs.masking import masking_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
 from schedules.platform import schedule_definitions
@@ -44,7 +45,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform)],
+        jobs=[*jobs, *op_jobs(platform), *deliveries, promotion_job(platform), masking_job(platform)],
         schedules=schedule_definitions(),
         sensors=[
             health_sensor(platform),

@@ -76,7 +76,7 @@ class Canary:
             case 0:
                 return plain
             case 1:
-                return f"spoke with {self.name.upper()}, {self.email.upper()}, ({self.digits[:3]}){self.digits[3:]}"
+                return f"spoke with {self.name.upper()}, {self.email.upper()}, ({self.digits[:3]}) {self.phone[4:]}"
             case 2:
                 return json.dumps({"note": plain, "contact": {"phone": self.phone, "names": [self.name]}})
             case 3:
@@ -88,7 +88,7 @@ class Canary:
         """Bytes of which none may be found, in lower case."""
         words = (self.word, self.word[::-1], self.digits, self.phone, self.phone.replace("-", " "), str(self.id))
         ssn = f"{self.digits[:3]}-{self.digits[3:5]}-{self.digits[5:9]}"
-        return tuple(word.lower().encode() for word in (*words, ssn, f"({self.digits[:3]}){self.digits[3:]}"))
+        return tuple(word.lower().encode() for word in (*words, ssn, f"({self.digits[:3]}) {self.phone[4:]}"))
 
 
 @dataclass(frozen=True)

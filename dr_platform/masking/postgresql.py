@@ -312,6 +312,7 @@ def _pass_on(out: Iterable[Any], back: Any) -> None:
 
 def _masked_lines(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes]]) -> bytes:
     width = len(plan.columns)
+    put_at = [(c, plan.columns.index(c)) for c in (*plan.by_python, *(c for c in plan.extra if c == "key_version"))]
     raw_at = [(c, plan.columns.index(c)) for c in plan.by_python] + [(c, width + i) for i, c in enumerate(plan.extra)]
     done_at = [(c, i) for i, c in enumerate(plan.columns) if c not in plan.by_python]
     rows = [{c: _read(line[i], plan.types[c]) for c, i in raw_at} for line in lines]
@@ -320,10 +321,8 @@ def _masked_lines(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes
     done = [{c: _read(line[i], plan.types[c]) for c, i in wanted} for line in lines]
     written = []
     for line, masked in zip(lines, masker.complete(rows, done), strict=True):
-        for column in plan.by_python:
-            line[plan.columns.index(column)] = _write(masked[column])
-        if "key_version" in plan.extra:
-            line[plan.columns.index("key_version")] = _write(masked["key_version"])
+        for column, at in put_at:
+            line[at] = _write(masked[column])
         written.append(b"\t".join(line[:width]))
     return b"\n".join(written) + b"\n"
 

@@ -260,7 +260,7 @@ class RedisMasking:
 
 
 def _named(table: Table) -> Iterator[Any]:
-    return (column for name, column in table.columns.items() if name.partition(".")[0] != _VALUE)
+    return (column for name, column in table.columns.items() if not name.startswith(_VALUE))
 
 
 def _shown(key: bytes) -> str:

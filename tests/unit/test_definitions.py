@@ -165,7 +165,7 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
 
 def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
     jobs = {job.name for job in definitions().resolve_all_job_defs()}
-    kept = {"bring_up", "health", "seed", "teardown", "retention", "remediate", "hourly_checks", "promote"}
+    kept = {"bring_up", "health", "seed", "teardown", "retention", "remediate", "hourly_checks", "promote", "mask"}
     assert jobs >= kept | {"deploy", "rollback", "tend_rollouts"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs
 
