@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import psycopg  # noqa: E402 - the path above must be there first
+import psutil  # noqa: E402 - the path above must be there first
+import psycopg  # noqa: E402
 
 from dr_platform.catalog import Engine  # noqa: E402
 from dr_platform.databases.access import Login  # noqa: E402
@@ -55,6 +56,9 @@ class Figures:
     peak_mib: float
     """Of this process and the largest of its workers together."""
     load: float
+    cpu_s: float
+    """Processor time of roster, workers and server from the empty target to the loaded one; unlike the
+    clock it hardly depends on who else uses the machine."""
 
     @property
     def rows_per_s(self) -> float:
@@ -72,17 +76,25 @@ def measure(patients: int = PATIENTS, messages: int = MESSAGES) -> Figures:
         def access(name: str) -> Access:
             return Access(database, Endpoint(str(server.folder), 5432, name), Login("tester", ""))
 
-        return _measured(access(url.split("@/")[1].split("?")[0]), access("masked"), folder)
+        postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+        return _measured(access(url.split("@/")[1].split("?")[0]), access("masked"), folder, postmaster)
 
 
-def _measured(source: Access, target: Access, folder: Path) -> Figures:
+def _processor_time(postmaster: psutil.Process) -> float:
+    """Of this process, its ended children, and what has ended on the server."""
+    own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    server = postmaster.cpu_times()
+    return sum(u.ru_utime + u.ru_stime for u in own) + server.children_user + server.children_system
+
+
+def _measured(source: Access, target: Access, folder: Path, postmaster: psutil.Process) -> Figures:
     rings = KeyRing({1: make_key()}), KeyRing({1: make_key()})
     steps = read_steps(masking_data.steps_folder(folder / "migrations"))
     engine = PostgresMasking(source, target, masking_data.classification(), steps, *rings)
     canaries = Canaries.made_from(os.urandom(16))
     planted = engine.plant(canaries)
     file = RosterFile.new(folder)
-    load = os.getloadavg()[0]
+    load, cpu = os.getloadavg()[0], _processor_time(postmaster)
     began = time.perf_counter()
     with contextlib.closing(Roster(file)) as roster:
         engine.fill(roster)
@@ -90,7 +102,7 @@ def _measured(source: Access, target: Access, folder: Path) -> Figures:
     engine.make_target()
     recipe = Recipe(Profile.EXPERT_DETERMINATION, os.urandom(32), date(2026, 11, 26))
     masked = engine.mask(Run(recipe, file, *rings))
-    done = time.perf_counter()
+    done, cpu = time.perf_counter(), _processor_time(postmaster) - cpu
     looked_at, sightings = search(engine.stored_texts(), canaries)
     scanned = time.perf_counter()
     failed = tuple(gate.name for gate in engine.gates(masked) if gate.passed is not True)
@@ -109,6 +121,7 @@ def _measured(source: Access, target: Access, folder: Path) -> Figures:
         failed,
         sum(usage),
         load,
+        cpu,
     )
 
 
@@ -126,6 +139,10 @@ def section(figures: Figures) -> list[str]:
         "| What | Figure | Promised |",
         "| --- | --- | --- |",
         f"| Rows masked per second, roster included | {figures.rows_per_s:,.0f} | {WANTED_ROWS_PER_S:,} |",
+        (
+            f"| The same by processor time ({figures.cpu_s:.1f} s of workers and server over two cores) "
+            f"| {figures.rows / figures.cpu_s * 2:,.0f} | |"
+        ),
         f"| Roster of people | {figures.roster_s:.1f} s | |",
         f"| Masking, new database and anonymity included | {figures.masking_s:.1f} s | |",
         (

@@ -126,7 +126,7 @@ class CqlMasking:
             rows += len(page)
             written += self._write(self._made_target, name, masker.mask(page))
         run.progress(f"{self.name}: {name}: {rows} rows")
-        return Masked(name, rows, written, masker.unopened.total())
+        return Masked(name, rows, written, masker.unopened.total(), masker.unowned.total())
 
     @property
     def _made_target(self) -> CqlDatabase:

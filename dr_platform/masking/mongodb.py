@@ -112,7 +112,7 @@ class MongoMasking:
             rows += len(batch)
             written += len(self._target.schema[name].insert_many(masker.mask(batch), ordered=False).inserted_ids)
         run.progress(f"{self.name}: {name}: {rows} documents")
-        return Masked(name, rows, written, masker.unopened.total())
+        return Masked(name, rows, written, masker.unopened.total(), masker.unowned.total())
 
     def stored_texts(self) -> Iterator[tuple[str, bytes]]:
         cipher = self._sealing.cipher()

@@ -61,6 +61,18 @@ class Masked:
     written: int
     unopened: int = 0
     """Sealed values that did not open and were replaced."""
+    unowned: int = 0
+    """Texts of somebody of whom nothing is known, which were removed."""
+
+    def plus(self, other: Masked) -> Masked:
+        """Both parts of one table together."""
+        return Masked(
+            self.name,
+            self.rows + other.rows,
+            self.written + other.written,
+            self.unopened + other.unopened,
+            self.unowned + other.unowned,
+        )
 
 
 @dataclass(frozen=True)

@@ -277,15 +277,16 @@ class _Worker:
             self.source.cursor().copy(f"COPY ({query}) TO STDOUT{form}".encode()) as out,
             self.target.cursor() as cursor,
         ):
-            unopened = 0
+            missed = (0, 0)
             with cursor.copy(into.encode()) as back:
                 if plan.by_python:
-                    unopened = self._through_python(plan, out, back)
+                    missed = self._through_python(plan, out, back)
                 else:
                     _pass_on(out, back)
-            return Masked(plan.name, cursor.rowcount, cursor.rowcount, unopened)
+            return Masked(plan.name, cursor.rowcount, cursor.rowcount, *missed)
 
-    def _through_python(self, plan: TablePlan, out: Iterable[Any], back: Any) -> int:
+    def _through_python(self, plan: TablePlan, out: Iterable[Any], back: Any) -> tuple[int, int]:
+        """How many values did not open, and how many texts were nobody's."""
         job = self.job
         masker = RowMasker(job.tables[plan.name], job.recipe, self.roster, job.opened, job.sealing)
         batch: list[list[bytes]] = []
@@ -296,7 +297,7 @@ class _Worker:
                 batch = []
         if batch:
             back.write(_masked_lines(plan, masker, batch))
-        return masker.unopened.total()
+        return masker.unopened.total(), masker.unowned.total()
 
 
 def _pass_on(out: Iterable[Any], back: Any) -> None:
@@ -396,10 +397,7 @@ def _run(job: Job, tasks: Sequence[tuple[TablePlan, int, int]], progress: Progre
         ordered = sorted(tasks, key=lambda task: (not task[0].by_python, task[1]))
         for done in as_completed([pool.submit(_carry, *task) for task in ordered]):
             one = done.result()
-            before = totals.get(one.name, Masked(one.name, 0, 0))
-            totals[one.name] = Masked(
-                one.name, before.rows + one.rows, before.written + one.written, before.unopened + one.unopened
-            )
+            totals[one.name] = totals.get(one.name, Masked(one.name, 0, 0)).plus(one)
     for one in totals.values():
         progress(f"{one.name}: {one.rows} rows")
     return tuple(totals[name] for name in sorted(totals))

@@ -167,7 +167,10 @@ class RedisMasking:
                 if pattern is not None and pattern.pattern in maskers:
                     self._mask_one(raw, pattern, names, maskers[pattern.pattern])
                     rows[pattern.pattern] += 1
-        return tuple(Masked(name, n, n, maskers[name].unopened.total()) for name, n in rows.items())
+        return tuple(
+            Masked(name, n, n, maskers[name].unopened.total(), maskers[name].unowned.total())
+            for name, n in rows.items()
+        )
 
     def _mask_one(self, raw: bytes, pattern: KeyPattern, names: dict[str, str], masker: RowMasker) -> None:
         (masked,) = masker.mask([{**names, **self._read(raw, masker.table)}])

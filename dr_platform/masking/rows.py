@@ -20,8 +20,9 @@ from dr_platform.masking.values import Moment, canonical, masked_key, masked_pla
 from dr_platform.reference_service.cipher import Undecryptable
 
 Row = Mapping[str, Any]
-UNREADABLE = "[REMOVED]"
-"""Stands for a sealed text that did not open."""
+REMOVED_TEXT = "[REMOVED]"
+"""Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
+shapes could be found, and the name that stands in it would stay."""
 _LATE = frozenset({Holds.BLIND_INDEX})
 
 
@@ -59,6 +60,7 @@ class RowMasker:
     sealing: KeyRing
     texts: TextMasker = field(default_factory=TextMasker)
     unopened: Counter[str] = field(default_factory=Counter)
+    unowned: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
@@ -115,7 +117,7 @@ class RowMasker:
         if value is None:
             return None
         if column.holds is Holds.TEXT:
-            return self._text(value, person)
+            return self._text(value, person, path)
         if column.holds is Holds.JSON:
             return self._json(column, value, person, moment)
         if isinstance(value, dict):
@@ -134,9 +136,12 @@ class RowMasker:
             return [self._inner(below, None, v, person, moment) for v in value]
         return self._value(_column_at(self.table.columns, below), value, person, moment, below)
 
-    def _text(self, value: Any, person: Person) -> Any:
+    def _text(self, value: Any, person: Person, path: str) -> Any:
         if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
-            return UNREADABLE.encode()
+            return REMOVED_TEXT.encode()
+        if not person.known:
+            self.unowned[path] += 1
+            return REMOVED_TEXT
         return self.texts.mask(str(value), person)
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
@@ -144,7 +149,7 @@ class RowMasker:
         if id(column) not in self._inside:
             table = Table(columns=column.paths)
             self._inside[id(column)] = RowMasker(
-                table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened
+                table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened, self.unowned
             )
         masked = self._inside[id(column)].inside(document, "", person, moment)
         return json.dumps(masked, ensure_ascii=False) if isinstance(value, str) else masked
@@ -172,10 +177,10 @@ class RowMasker:
         except Undecryptable:
             self.unopened[name] += 1
             if column.holds is Holds.TEXT:
-                return UNREADABLE
+                return REMOVED_TEXT
             text = bytes(row[name]).hex()
         if column.holds is Holds.TEXT:
-            return self.texts.mask(text, person)
+            return self._text(text, person, name)
         return masked_plain(self.recipe, column.holds, text)
 
 

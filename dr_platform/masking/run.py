@@ -84,7 +84,13 @@ class Report:
 
 
 def _table(one: Masked) -> dict[str, Any]:
-    return {"name": one.name, "rows": one.rows, "written": one.written, "unopened": one.unopened}
+    return {
+        "name": one.name,
+        "rows": one.rows,
+        "written": one.written,
+        "unopened": one.unopened,
+        "unowned": one.unowned,
+    }
 
 
 def engine_of(part: Part, opened: KeyRing, sealing: KeyRing) -> EngineMasking:

@@ -29,7 +29,7 @@ from dr_platform.masking.geography import SMALL_ZIP3, zip3
 from dr_platform.masking.people import Roster, RosterFile, derived_key
 from dr_platform.masking.postgresql import lossy_unique, ranges
 from dr_platform.masking.recipe import Profile, Recipe
-from dr_platform.masking.rows import UNREADABLE, RowMasker, leaf_paths
+from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, leaf_paths
 from dr_platform.masking.seals import KeyRing, place_of
 from dr_platform.masking.text import DATA, NOBODY, Person, TextMasker
 from dr_platform.masking.values import (
@@ -272,7 +272,7 @@ def test_sealed_fields_are_opened_masked_and_sealed_for_the_masked_row(roster: R
     good, bad = masker(table, roster, source, staging).mask([row, {**row, "body": sealed[:-1] + b"x"}])
     place = place_of(masker(table, roster).table.columns["body"].sealed, good)
     assert staging.cipher().decrypt(good["body"], place) == "[NAME] wrote"
-    assert staging.cipher().decrypt(bad["body"], place) == UNREADABLE
+    assert staging.cipher().decrypt(bad["body"], place) == REMOVED_TEXT
     assert good["key_version"] == 2
 
 
@@ -287,12 +287,20 @@ def test_what_was_sealed_under_a_key_that_is_gone_is_counted(roster: Roster) -> 
 
 
 def test_documents_are_masked_path_by_path_and_what_has_no_class_is_removed(roster: Roster) -> None:
-    table = {"columns": {"_id": "safe", "tel[]": "phone", "a.note": "text", "a.n": "safe"}}
-    document = {"_id": 1, "tel": ["617-555-2368"], "a": {"note": "spoke with Zoë", "n": 2, "new": "Zoë"}}
+    table = {"person": "_id", "columns": {"_id": "safe", "tel[]": "phone", "a.note": "text", "a.n": "safe"}}
+    roster.add([("p1", [(Holds.EMAIL, "zoe@home.example")])])
+    document = {"_id": "p1", "tel": ["617-555-2368"], "a": {"note": "spoke with Zoë", "n": 2, "new": "Zoë"}}
     (masked,) = masker(table, roster).mask([document])
     assert masked["a"] == {"note": "spoke with [NAME]", "n": 2, "new": None}
     assert masked["tel"] != document["tel"]
     assert sorted(leaf_paths(document)) == ["_id", "a.n", "a.new", "a.note", "tel[]"]
+
+
+def test_a_text_of_somebody_of_whom_nothing_is_known_is_removed_and_counted(roster: Roster) -> None:
+    one = masker({"person": "who", "columns": {"who": {"holds": "key", "domain": "account"}, "body": "text"}}, roster)
+    (masked,) = one.mask([{"who": "w9", "body": "Zoë again, without any cue"}])
+    assert masked["body"] == REMOVED_TEXT
+    assert one.unowned == {"body": 1}
 
 
 # Classification
