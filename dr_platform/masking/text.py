@@ -112,9 +112,11 @@ class TextMasker:
         return "".join(self._words(part, person) for part in _portions(text))
 
     def _words(self, text: str, person: Person) -> str:
-        if person.known:
-            text = _without(person, text)
-        return self._detector.redact(text)
+        """What is known and what is found by shape are marked together, so that a name inside an address
+        does not leave the rest of the address behind."""
+        text, spans = _known(person, text) if person.known else (text, [])
+        spans += [(span.start, span.end, f"[{span.kind}]") for span in self._detector.detect(text)]
+        return self._detector.redact("".join(_marked(text, spans))) if spans else text
 
     def _document(self, value: Any, person: Person, depth: int) -> Any:
         if isinstance(value, dict):
@@ -150,9 +152,9 @@ def _is_text(text: str) -> bool:
 Span = tuple[int, int, str]
 
 
-def _without(person: Person, text: str) -> str:
-    """The text with marks in place of what is known of the person. Searched for by hand: a pattern
-    would have to be compiled for each person, which costs more than a hundred messages."""
+def _known(person: Person, text: str) -> tuple[str, list[Span]]:
+    """Where the person stands in the text, which may come back in another normal form. Searched for by
+    hand: a pattern would have to be compiled for each person, which costs more than a hundred messages."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
@@ -161,7 +163,7 @@ def _without(person: Person, text: str) -> str:
     spans = list(_named(folded, person.needles))
     if person.numbers and _DIGITS.search(text):
         spans += _numbered(text, person.numbers)
-    return "".join(_marked(text, spans)) if spans else text
+    return text, spans
 
 
 def _named(folded: str, needles: Iterable[tuple[str, str]]) -> Iterator[Span]:

@@ -177,9 +177,10 @@ def test_numbers_of_telephones_keep_their_form() -> None:
         ("QUENTIN GRØNLUND called", "[NAME] called"),
         ("mr grønlund's dog", "mr [NAME]'s dog"),
         ("Quentinesque is another word", "Quentinesque is another word"),
-        ("ring (617) 555 2368 now", "ring ([PHONE] now"),
+        ("ring (617) 555 2368 now", "ring [PHONE] now"),
         ("chart a 00417223", "chart a [MRN]"),
         ("at 12 birchwood lane, near Birchwood", "at [ADDRESS], near [ADDRESS]"),
+        ("mail quentin@gronlund.example", "mail [EMAIL]"),
         ("nothing to see here", "nothing to see here"),
     ],
 )
