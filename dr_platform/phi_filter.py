@@ -18,6 +18,7 @@ _DIGIT = re.compile("[0-9]")
 _MOST_WORDS = 64
 """Searching for more words than this costs more than the pattern."""
 _MOST_SIGNS = 3
+_MOST_SPELLINGS = 9
 _LIKE_ASCII = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
 """Letters that case-insensitive patterns hold equal to an ASCII letter, and that `lower` keeps apart."""
 
@@ -34,15 +35,12 @@ class Need:
     def met(self, looked_at: LookedAt) -> bool:
         if self.digits > looked_at.digits:
             return False
-        folded = looked_at.folded
-        for word in self.words:
-            if word in folded:
-                return True
-        text = looked_at.text
-        for word in self.exact:
-            if word in text:
-                return True
-        return not self.words and not self.exact
+        # Not a generator: the search of all words then never returns to the interpreter.
+        if self.words and any(map(looked_at.folded.__contains__, self.words)):
+            return True
+        if self.exact:
+            return any(map(looked_at.text.__contains__, self.exact))
+        return not self.words
 
     @property
     def cost(self) -> float:
@@ -83,23 +81,32 @@ def _sequence(nodes: Iterable[Any], any_case: bool) -> Need:
 
 
 def _runs(nodes: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    """Neighbouring letters as one text, under no operator."""
-    text = ""
+    """Neighbouring letters as texts, under no operator: ``this[ \\t]is`` is one of two."""
+    texts: tuple[str, ...] = ("",)
     for op, value in nodes:
-        if op is sre.LITERAL and value < 128:
-            text += chr(value)
+        signs = _signs(op, value)
+        if signs and len(texts) * len(signs) <= _MOST_SPELLINGS:
+            texts = tuple(text + sign for text in texts for sign in signs)
             continue
-        if text:
-            yield None, text
-            text = ""
+        if texts != ("",):
+            yield None, texts
+            texts = ("",)
         yield op, value
-    if text:
-        yield None, text
+    if texts != ("",):
+        yield None, texts
 
 
-def _letters(text: str, any_case: bool) -> Need:
-    digits = len(_DIGIT.findall(text))
-    return Need(digits, words=(text.lower(),)) if any_case else Need(digits, exact=(text,))
+def _signs(op: Any, value: Any) -> tuple[str, ...]:
+    """The ASCII characters of which one stands here, where they are few."""
+    members = [(op, value)] if op is sre.LITERAL else value if op is sre.IN else []
+    if not 0 < len(members) <= _MOST_SIGNS or any(kind is not sre.LITERAL or code > 127 for kind, code in members):
+        return ()
+    return tuple(chr(code) for _, code in members)
+
+
+def _letters(texts: tuple[str, ...], any_case: bool) -> Need:
+    digits = min(len(_DIGIT.findall(text)) for text in texts)
+    return Need(digits, words=_shortest(map(str.lower, texts))) if any_case else Need(digits, exact=_shortest(texts))
 
 
 def _node(op: Any, value: Any, any_case: bool) -> Need:
@@ -114,7 +121,7 @@ def _node(op: Any, value: Any, any_case: bool) -> Need:
     if op is sre.ASSERT and value[0] > 0:  # what must follow is in the text as well
         return _sequence(value[1], any_case)
     if op is sre.IN:
-        return Need(digits=int(_only_digits(value)), exact=_few_signs(value))
+        return Need(digits=int(_only_digits(value)))
     return Need()
 
 
@@ -131,12 +138,6 @@ def _shortest(words: Iterable[str]) -> tuple[str, ...]:
     """Without words that another one of them is part of."""
     every = sorted(set(words))
     return tuple(word for word in every if not any(other != word and other in word for other in every))
-
-
-def _few_signs(members: Any) -> tuple[str, ...]:
-    """The signs of a short class, such as ``[:-]``; letters have cases and are left to words."""
-    signs = tuple(chr(value) for op, value in members if op is sre.LITERAL and not chr(value).isalnum())
-    return signs if len(signs) == len(members) <= _MOST_SIGNS else ()
 
 
 def _only_digits(members: Any) -> bool:
