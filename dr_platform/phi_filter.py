@@ -54,8 +54,9 @@ class LookedAt:
     __slots__ = ("digits", "folded", "text")
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.folded = text.lower() if text.isascii() else text.translate(_LIKE_ASCII).lower()
+        # Tabs become spaces here and in words alike, which halves the spellings to look for.
+        self.text = text.replace("\t", " ")
+        self.folded = self.text.lower() if text.isascii() else self.text.translate(_LIKE_ASCII).lower()
         self.digits = len(_DIGIT.findall(text))
 
 
@@ -106,6 +107,7 @@ def _signs(op: Any, value: Any) -> tuple[str, ...]:
 
 def _letters(texts: tuple[str, ...], any_case: bool) -> Need:
     digits = min(len(_DIGIT.findall(text)) for text in texts)
+    texts = tuple(text.replace("\t", " ") for text in texts)
     return Need(digits, words=_shortest(map(str.lower, texts))) if any_case else Need(digits, exact=_shortest(texts))
 
 
