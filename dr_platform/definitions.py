@@ -19,6 +19,7 @@ from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
 from jobs.backups import backup_jobs, prune_job
 from jobs.delivery import delivery_jobs
 from jobs.emergency import emergency_job
+from jobs.masking import masking_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
@@ -63,6 +64,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             migrate,
             emergency_job(platform),
             synthetic_job(platform),
+            masking_job(platform),
             *backup_jobs(platform),
             prune_job(platform),
         ],

@@ -19,10 +19,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.phi_filter import LookedAt, Need, need_of
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused and never half examined; callers split them at paragraphs."""
@@ -119,7 +120,10 @@ def _pieces(text: str, spans: tuple[PhiSpan, ...]) -> Iterator[str]:
 
 
 def _found(text: str) -> Iterator[PhiSpan]:
-    for rule in _RULES:
+    looked_at = LookedAt(text)
+    for rule in _BY_DIGITS[min(looked_at.digits, len(_BY_DIGITS) - 1)]:
+        if not rule.need.met(looked_at):
+            continue
         for match in rule.pattern.finditer(text):
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
@@ -273,6 +277,10 @@ class _Rule:
     pattern: re.Pattern[str]
     confidence: float
     judge: Callable[[str], float] | None = None
+    need: Need = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "need", need_of(self.pattern))
 
 
 def _shape(kind: PhiKind, pattern: str, confidence: float = 0.0, judge: Callable[[str], float] | None = None) -> _Rule:
@@ -352,7 +360,7 @@ _RULES: tuple[_Rule, ...] = (
     _shape(PhiKind.LICENSE, rf"{_BEFORE}[A-Z]{{2}}[0-9]{{7}}{_AFTER}", judge=_dea),
     # L: vehicles
     _cue(PhiKind.VEHICLE, r"(?:licen[cs]e[ \t]|number[ \t])?plates?|vehicle(?:[ \t]registration)?|registration|vin", r"(?=[A-Z -]{0,7}[0-9])[A-Z0-9][A-Z0-9 -]{2,16}(?<=[A-Z0-9])", 0.94),
-    _shape(PhiKind.VEHICLE, rf"{_BEFORE}[A-HJ-NPR-Za-hj-npr-z0-9]{{17}}{_AFTER}", judge=_vin),
+    _shape(PhiKind.VEHICLE, rf"{_BEFORE}(?=[A-Za-z]{{0,16}}[0-9])[A-HJ-NPR-Za-hj-npr-z0-9]{{17}}{_AFTER}", judge=_vin),
     # M: devices
     _cue(PhiKind.DEVICE, r"(?:device[ \t]|pacemaker[ \t]|implant[ \t]|pump[ \t])?serial|s/n|sn|(?:device|implant|pacemaker|pump|meter|monitor)(?:[ \t](?:id|identifier|number|no))|imei|imsi|udi", _IDENTIFIER, 0.92),
     _shape(PhiKind.DEVICE, rf"{_BEFORE}(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}{_AFTER}", 0.9),
@@ -365,3 +373,7 @@ _RULES: tuple[_Rule, ...] = (
     # R: any other unique code
     _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
 )  # fmt: skip
+
+_MOST_DIGITS = max(rule.need.digits for rule in _RULES)
+_BY_DIGITS = tuple(tuple(rule for rule in _RULES if rule.need.digits <= n) for n in range(_MOST_DIGITS + 1))
+"""Rules that a text of so many digits can meet; most texts have none and meet a quarter of them."""

@@ -135,7 +135,7 @@ def bring_forward(
         missing = chosen(name, plan(name, steps, applied), only)
         _guard(platform, database, missing, applied, safeguards or Safeguards())
         keep_points(platform, database, progress)
-        done = apply_steps(platform.runtime, database, steps, progress, only)
+        done = apply_steps(lambda: platform.runtime, database, steps, progress, only)
         return Changed(done, _newest(database))
 
 
@@ -160,7 +160,7 @@ def carry_out(
             return Changed(revert(database, planned, progress), _newest(database))
         _guard(platform, database, planned, applied, held)
         keep_points(platform, database, progress)
-        done = apply_steps(platform.runtime, database, steps, progress, {step.version for step in planned})
+        done = apply_steps(lambda: platform.runtime, database, steps, progress, {step.version for step in planned})
         return Changed(done, _newest(database))
 
 

@@ -20,6 +20,7 @@ from dr_platform.cli import (
     intake_verbs,
     log_verbs,
     maintenance_verbs,
+    masking_verbs,
     migration_verbs,
     monitoring_verbs,
     platform_verbs,
@@ -68,6 +69,7 @@ migration_verbs.register(app)
 fill_verbs.register(app)
 synthetic_verbs.register(app)
 log_verbs.register(app)
+masking_verbs.register(app)
 rollout_verbs.register(app)
 app.add_typer(maintenance_verbs.app, name="maintenance")
 emergency_verbs.register(app)

@@ -15,11 +15,12 @@ from dr_platform.catalog import CatalogError, Fault, load_catalog
 from dr_platform.catalog.export import json_schema, kinds, show
 from dr_platform.cli.context import Choice, JsonOption, console, print_json
 from dr_platform.errors import ExitCode
+from dr_platform.masking.classification import read_classifications
 from dr_platform.migrations.files import migration_faults
 from dr_platform.platform import find_catalog
 from dr_platform.quality.model import read_expectations
 
-BESIDE = (read_policies, read_expectations)
+BESIDE = (read_policies, read_classifications, read_expectations)
 """What reads the files beside those of the catalog itself."""
 
 app = typer.Typer(help="Validate and show the catalog: everything the platform consists of.", no_args_is_help=True)

@@ -182,6 +182,7 @@ def test_everything_that_is_scheduled_or_asked_for_is_a_job() -> None:
         "promote",
         "restart_part",
         "synthesize",
+        "mask",
     }
     assert jobs >= kept | {"deploy", "rollback", "tend_rollouts", "emergency", "synthesize"}
     assert {s.job_name for s in definitions().schedules or []} <= jobs

@@ -1,0 +1,124 @@
+"""Who a row belongs to, and what is known of that person: a file for the time of one run.
+
+Here: the roster. It is filled from the table of people and from tables that link keys to people, and
+asked in batches by every engine. Memory does not grow with the number of people; what identifies them
+lies in the file under a key that exists in memory only. Not here: what the knowledge is used for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dr_platform.masking.classification import Holds
+from dr_platform.masking.text import Person
+from dr_platform.masking.values import canonical
+
+_REMEMBERED = 20_000
+_ASKED_AT_ONCE = 500
+"""SQLite takes a bounded number of parameters."""
+
+
+def derived_key(kind: str, key: str) -> uuid.UUID:
+    """The name-based UUID under which services store a key in the chat history."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"dr-platform/{kind}/{key}")
+
+
+@dataclass(frozen=True)
+class RosterFile:
+    """What a process needs to open the roster."""
+
+    path: Path
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def new(cls, folder: Path) -> RosterFile:
+        return cls(folder / "people", os.urandom(32))
+
+
+class Roster:
+    """People by key, by the UUID derived from it, and by what is linked to them."""
+
+    def __init__(self, file: RosterFile) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._cipher = AESGCM(file.key)
+        self._connection = sqlite3.connect(file.path, isolation_level=None)
+        for statement in (
+            "PRAGMA journal_mode = OFF",  # a run that stopped begins anew, with another file
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, known BLOB) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS links (kind TEXT, name TEXT, key TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID",
+        ):
+            self._connection.execute(statement)
+        self._recent: OrderedDict[tuple[str, str], Person] = OrderedDict()
+
+    def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
+        """People with what identifies them, plain."""
+        rows = [(canonical(key), self._sealed(known)) for key, known in people]
+        self._connection.execute("BEGIN")
+        self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
+        derived = (("account", str(derived_key("account", key)), key) for key, _ in rows)
+        self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", derived)
+        self._connection.execute("COMMIT")
+
+    def link(self, kind: str, pairs: Iterable[tuple[str, str]]) -> None:
+        """Keys of other things with the key of the person they belong to."""
+        self._connection.execute("BEGIN")
+        rows = ((kind, canonical(name), canonical(key)) for name, key in pairs)
+        self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def people(self, kind: str, names: Iterable[object]) -> Mapping[str, Person]:
+        """By canonical name. Whom nobody knows is a person of their own, under that very name."""
+        wanted = {canonical(name) for name in names if name is not None}
+        found = {name: person for name in wanted if (person := self._recent.get((kind, name))) is not None}
+        for name, person in self._looked_up(kind, sorted(wanted - found.keys())).items():
+            found[name] = self._recent[kind, name] = person
+        while len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+        return found
+
+    def _looked_up(self, kind: str, names: Sequence[str]) -> dict[str, Person]:
+        found: dict[str, Person] = {}
+        for start in range(0, len(names), _ASKED_AT_ONCE):
+            part = names[start : start + _ASKED_AT_ONCE]
+            keys = self._keys(kind, part)
+            known = self._known(sorted(set(keys.values())))
+            found |= {name: Person(key, known.get(key, ())) for name, key in keys.items()}
+        return found
+
+    def _keys(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+        """A key as it is, else the person it is linked to, also in two steps."""
+        linked = self._linked(kind or "account", names)
+        if kind:
+            people = self._linked("account", sorted(set(linked.values())))
+            linked = {name: people.get(key, key) for name, key in linked.items()}
+        return {name: linked.get(name, name) for name in names}
+
+    def _linked(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+        marks = ",".join("?" * len(names))
+        query = f"SELECT name, key FROM links WHERE kind = ? AND name IN ({marks})"  # noqa: S608 - question marks
+        return dict(self._connection.execute(query, (kind, *names)))
+
+    def _known(self, keys: Sequence[str]) -> dict[str, tuple[tuple[Holds, str], ...]]:
+        marks = ",".join("?" * len(keys))
+        query = f"SELECT key, known FROM people WHERE key IN ({marks})"  # noqa: S608 - question marks
+        return {key: self._opened(sealed) for key, sealed in self._connection.execute(query, keys)}
+
+    def _sealed(self, known: Sequence[tuple[Holds, str]]) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + self._cipher.encrypt(nonce, json.dumps([list(one) for one in known]).encode(), None)
+
+    def _opened(self, sealed: bytes) -> tuple[tuple[Holds, str], ...]:
+        plain = json.loads(self._cipher.decrypt(sealed[:12], sealed[12:], None))
+        return tuple((Holds(holds), value) for holds, value in plain)

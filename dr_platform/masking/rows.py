@@ -1,0 +1,205 @@
+"""One table's rows as values: documents, CQL rows, hashes, and what PostgreSQL does not mask itself.
+
+Here: from rows to masked rows, a batch at a time. Not here: reading and writing them (the engines).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dr_platform.masking.classification import Column, Holds, Seal, Table
+from dr_platform.masking.people import Roster, derived_key
+from dr_platform.masking.recipe import Recipe
+from dr_platform.masking.seals import KeyRing, place_of
+from dr_platform.masking.text import NOBODY, Person, TextMasker
+from dr_platform.masking.values import Moment, canonical, masked_key, masked_plain, masked_value, shift_of
+from dr_platform.reference_service.cipher import Undecryptable
+
+Row = Mapping[str, Any]
+REMOVED_TEXT = "[REMOVED]"
+"""Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
+shapes could be found, and the name that stands in it would stay."""
+_LATE = frozenset({Holds.BLIND_INDEX})
+
+
+def is_late(column: Column) -> bool:
+    """Whether the masked value depends on other masked values of the row."""
+    return column.sealed is not None or column.holds in _LATE
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The columns of a row in the order in which they are masked."""
+
+    plain: tuple[tuple[str, Column], ...]
+    sealed: tuple[tuple[str, Column, Seal], ...]
+    indexes: tuple[tuple[str, Column], ...]
+    dated: bool
+
+
+def _order(table: Table, names: Sequence[str]) -> _Order:
+    columns = [(name, _column_at(table.columns, name)) for name in names]
+    sealed = tuple((name, column, column.sealed) for name, column in columns if column.sealed is not None)
+    plain = tuple((name, column) for name, column in columns if not is_late(column))
+    indexes = tuple((name, column) for name, column in columns if column.holds is Holds.BLIND_INDEX)
+    return _Order(plain, sealed, indexes, any(column.holds is not Holds.TEXT for _, column in plain))
+
+
+@dataclass
+class RowMasker:
+    """Masks rows of one table. ``opened`` has the source's keys, ``sealing`` those of staging."""
+
+    table: Table
+    recipe: Recipe
+    roster: Roster
+    opened: KeyRing
+    sealing: KeyRing
+    texts: TextMasker = field(default_factory=TextMasker)
+    unopened: Counter[str] = field(default_factory=Counter)
+    unowned: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
+        self._orders: dict[tuple[str, ...], _Order] = {}
+        self._inside: dict[int, RowMasker] = {}
+
+    def mask(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Every column of every row; the table must classify all of them."""
+        return self.complete(rows, [{} for _ in rows])
+
+    def complete(self, rows: Sequence[Row], masked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Fill in the columns that ``masked`` does not have yet. Columns that no row of ``rows`` has stay out."""
+        owners = self._owners(rows)
+        return [self._one(row, done, owner) for row, done, owner in zip(rows, masked, owners, strict=True)]
+
+    def _owners(self, rows: Sequence[Row]) -> list[Person]:
+        column = self.table.person
+        if not column:
+            return [NOBODY] * len(rows)
+        people = self.roster.people(self.table.link, (row.get(column) for row in rows))
+        return [people.get(canonical(row.get(column)), NOBODY) for row in rows]
+
+    def _one(self, row: Row, done: dict[str, Any], person: Person) -> dict[str, Any]:
+        order = self._order_of(row, done)
+        shift = shift_of(self.recipe, person.key) if order.dated and self.recipe.shifts_dates else 0
+        for name, column in order.plain:
+            moment = Moment(shift, row.get(column.after) if column.after else None)
+            done[name] = self._value(column, row[name], person, moment, name)
+        if order.sealed:
+            self._finish(row, done, person, order)
+        return done
+
+    def _finish(self, row: Row, done: dict[str, Any], person: Person, order: _Order) -> None:
+        """Sealed columns, whose places are named by masked values, and what is computed from them."""
+        plain: dict[str, str | None] = {}
+        for name, column, seal in order.sealed:
+            text = plain[name] = self._plain(name, column, row, person)
+            done[name] = None if text is None else self._seal.encrypt(text, place_of(seal, done))
+        for name, column in order.indexes:
+            text = plain.get(column.of)
+            done[name] = None if row[name] is None or text is None else self._seal.blind_index(text, column.purpose)
+        if "key_version" in row:
+            done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
+
+    def _order_of(self, row: Row, done: Row) -> _Order:
+        names = tuple(name for name in row if name not in done)
+        if names not in self._orders:
+            self._orders[names] = _order(self.table, names)
+        return self._orders[names]
+
+    # Values
+
+    def _value(self, column: Column, value: Any, person: Person, moment: Moment, path: str) -> Any:
+        if value is None:
+            return None
+        if column.holds is Holds.TEXT:
+            return self._text(value, person, path)
+        if column.holds is Holds.JSON:
+            return self._json(column, value, person, moment)
+        if isinstance(value, dict):
+            return {key: self._inner(path, key, one, person, moment) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self._inner(path, None, one, person, moment) for one in value]
+        if column.derived:
+            return self._derived(column, value)
+        return masked_value(self.recipe, column, value, moment)
+
+    def _inner(self, path: str, key: str | None, value: Any, person: Person, moment: Moment) -> Any:
+        below = f"{path}[]" if key is None else f"{path}.{key}"
+        if isinstance(value, dict):
+            return {k: self._inner(below, k, v, person, moment) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._inner(below, None, v, person, moment) for v in value]
+        return self._value(_column_at(self.table.columns, below), value, person, moment, below)
+
+    def _text(self, value: Any, person: Person, path: str) -> Any:
+        if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
+            return REMOVED_TEXT.encode()
+        if not person.known:
+            self.unowned[path] += 1
+            return REMOVED_TEXT
+        return self.texts.mask(str(value), person)
+
+    def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
+        document = json.loads(value) if isinstance(value, str) else value
+        if id(column) not in self._inside:
+            table = Table(columns=column.paths)
+            self._inside[id(column)] = RowMasker(
+                table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened, self.unowned
+            )
+        masked = self._inside[id(column)].inside(document, "", person, moment)
+        return json.dumps(masked, ensure_ascii=False) if isinstance(value, str) else masked
+
+    def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
+        """A document whose paths are the table's columns."""
+        if isinstance(value, dict):
+            return {k: self.inside(v, f"{path}.{k}" if path else k, person, moment) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.inside(v, f"{path}[]", person, moment) for v in value]
+        return self._value(_column_at(self.table.columns, path), value, person, moment, path)
+
+    def _derived(self, column: Column, value: Any) -> Any:
+        """A name-based UUID of a key: that of the masked key where the key is known."""
+        person = self.roster.people("", [value])[canonical(value)]
+        if person.key == canonical(value):
+            return masked_key(self.recipe, column.domain, value)
+        return derived_key(column.derived, str(masked_key(self.recipe, column.domain, person.key)))
+
+    def _plain(self, name: str, column: Column, row: Row, person: Person) -> str | None:
+        if row[name] is None or column.sealed is None:
+            return None
+        try:
+            text = self._open.decrypt(bytes(row[name]), place_of(column.sealed, row))
+        except Undecryptable:
+            self.unopened[name] += 1
+            if column.holds is Holds.TEXT:
+                return REMOVED_TEXT
+            text = bytes(row[name]).hex()
+        if column.holds is Holds.TEXT:
+            return self._text(text, person, name)
+        return masked_plain(self.recipe, column.holds, text)
+
+
+def _column_at(columns: Mapping[str, Column], path: str) -> Column:
+    """The column of a path; a container of classified paths is nothing by itself."""
+    return columns.get(path) or _CONTAINER
+
+
+_CONTAINER = Column(holds=Holds.SECRET)
+"""What has no class of its own is a container, whose leaves have; a leaf in its place is removed."""
+
+
+def leaf_paths(value: Any, path: str = "") -> Iterator[str]:
+    """Every path of a document that ends in a value: ``a.b``, ``list[]``, ``list[].c``."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from leaf_paths(one, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for one in value:
+            yield from leaf_paths(one, f"{path}[]")
+    elif value is not None:
+        yield path

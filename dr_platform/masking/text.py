@@ -1,0 +1,224 @@
+"""Free text without its people: what is known of the person, what looks like an identifier, and both
+inside JSON and base64.
+
+Here: from a text to a text. Not here: whose text it is (``people``), and finding identifiers by shape
+(``dr_platform.phi``). What neither knowledge nor shape gives away stays: see ``docs/masking.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dr_platform.masking.classification import Holds
+from dr_platform.phi import MAX_CHARACTERS, PhiDetector
+
+_DEEPEST = 4
+"""Of text in JSON in base64 in JSON …; what is nested deeper is removed whole."""
+DATA = "[DATA]"
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
+_SHORTEST_RUN = 16
+_BLOB = 64
+"""Base64 of this length that is no text may be a picture or a recording, and goes."""
+_SHORTEST_WORD = 3
+"""Shorter parts of a name are words of the language too; whole names are found whatever their length."""
+_DIGITS = re.compile(r"[0-9]")
+_MARKS = {holds: f"[{holds.value.replace('-', '_').upper()}]" for holds in Holds}
+_PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
+"""Classes whose parts identify by themselves."""
+_NUMBERED = frozenset(
+    {Holds.PHONE, Holds.FAX, Holds.SSN, Holds.ACCOUNT, Holds.HEALTH_PLAN, Holds.MRN, Holds.LICENSE, Holds.DEVICE}
+)
+_FEWEST_DIGITS = 6
+_WIDEST_GAP = 4
+"""Characters from one digit of a number to the next."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person: the key that dates are shifted by, and what is known of them, plain."""
+
+    key: str
+    known: tuple[tuple[Holds, str], ...] = field(default=(), repr=False)
+
+    @functools.cached_property
+    def needles(self) -> tuple[tuple[str, str], ...]:
+        """Folded texts by which the person is named in words, with their marks; the longest first."""
+        found = {_folded(part): _MARKS[holds] for holds, part in _spoken(self.known)}
+        return tuple(sorted(found.items(), key=lambda item: -len(item[0])))
+
+    @functools.cached_property
+    def numbers(self) -> tuple[tuple[str, str], ...]:
+        """Digits by which the person is known, with their marks."""
+        found: dict[str, str] = {}
+        for holds, value in self.known:
+            digits = "".join(_DIGITS.findall(value))
+            if holds in _NUMBERED and len(digits) >= _FEWEST_DIGITS:
+                found[digits] = _MARKS[holds]
+        return tuple(found.items())
+
+
+NOBODY = Person("")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _spoken(known: Iterable[tuple[Holds, str]]) -> Iterable[tuple[Holds, str]]:
+    for holds, value in known:
+        text = unicodedata.normalize("NFKC", value).strip()
+        if text:
+            yield holds, text
+        if holds in _PARTED:
+            for part in re.split(r"[\s,.]+", text):
+                if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
+                    yield holds, part
+
+
+_COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
+
+
+class TextMasker:
+    """Stateless but for its detector; one may be shared."""
+
+    def __init__(self, detector: PhiDetector | None = None) -> None:
+        self._detector = detector or PhiDetector()
+
+    def mask(self, text: str, person: Person = NOBODY) -> str:
+        """The text with ``[NAME]``, ``[PHONE]``, … in place of what identifies."""
+        return self._mask(text, person, 0)
+
+    def _mask(self, text: str, person: Person, depth: int) -> str:
+        if len(text) < 2:
+            return text
+        if depth >= _DEEPEST:
+            return DATA
+        if text[0] in '{["' or text[0].isspace():
+            document = _parsed(text)
+            if document is not None:
+                masked = self._document(document, person, depth)
+                return text if masked == document else json.dumps(masked, ensure_ascii=False)
+        if max(map(len, text.split()), default=0) >= _SHORTEST_RUN:  # a tenth of what the pattern costs
+            text = _BASE64.sub(lambda m: self._decoded(m[0], person, depth), text)
+        return "".join(self._words(part, person) for part in _portions(text))
+
+    def _words(self, text: str, person: Person) -> str:
+        """What is known and what is found by shape are marked together, so that a name inside an address
+        does not leave the rest of the address behind."""
+        text, spans = _known(person, text) if person.known else (text, [])
+        spans += [(span.start, span.end, f"[{span.kind}]") for span in self._detector.detect(text)]
+        return self._detector.redact("".join(_marked(text, spans))) if spans else text
+
+    def _document(self, value: Any, person: Person, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {self._mask(k, person, depth + 1): self._document(v, person, depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._document(one, person, depth) for one in value]
+        if isinstance(value, str):
+            return self._mask(value, person, depth + 1)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            written = repr(value)
+            masked = self._words(written, person) if len(written) >= _FEWEST_DIGITS else written
+            return value if masked == written else masked
+        return value
+
+    def _decoded(self, run: str, person: Person, depth: int) -> str:
+        """The same run, or what it becomes: text is masked inside, what else may be anything goes."""
+        standard = run.replace("-", "+").replace("_", "/")
+        try:
+            raw = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+            inner = raw.decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return DATA if len(run) >= _BLOB else run
+        if not _is_text(inner):
+            return DATA if len(run) >= _BLOB else run
+        masked = self._mask(inner, person, depth + 1)
+        return run if masked == inner else base64.b64encode(masked.encode()).decode()
+
+
+def _is_text(text: str) -> bool:
+    return all(char.isprintable() or char in "\r\n\t" for char in text)
+
+
+Span = tuple[int, int, str]
+
+
+def _known(person: Person, text: str) -> tuple[str, list[Span]]:
+    """Where the person stands in the text, which may come back in another normal form. Searched for by
+    hand: a pattern would have to be compiled for each person, which costs more than a hundred messages."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    folded = text.casefold()
+    if len(folded) != len(text):  # ß and its like: places in the one are not those in the other
+        text = folded
+    spans = list(_named(folded, person.needles))
+    if person.numbers and _DIGITS.search(text):
+        spans += _numbered(text, person.numbers)
+    return text, spans
+
+
+def _named(folded: str, needles: Iterable[tuple[str, str]]) -> Iterator[Span]:
+    for needle, mark in needles:
+        start = folded.find(needle)
+        while start >= 0:
+            end = start + len(needle)
+            if not (_inside_word(folded, start) or _inside_word(folded, end)):
+                yield start, end, mark
+            start = folded.find(needle, start + 1)
+
+
+def _inside_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
+
+def _numbered(text: str, numbers: Iterable[tuple[str, str]]) -> Iterator[Span]:
+    """The person's numbers, whatever stands between their digits."""
+    at = [match.start() for match in _DIGITS.finditer(text)]
+    digits = "".join(text[i] for i in at)
+    for number, mark in numbers:
+        first = digits.find(number)
+        while first >= 0:
+            last = first + len(number) - 1
+            places = at[first : last + 1]
+            if all(b - a <= _WIDEST_GAP for a, b in itertools.pairwise(places)):
+                yield at[first], at[last] + 1, mark
+            first = digits.find(number, first + 1)
+
+
+def _marked(text: str, spans: Iterable[Span]) -> Iterator[str]:
+    end = 0
+    for start, stop, mark in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= end:
+            yield text[end:start]
+            yield mark
+        end = max(end, stop)
+    yield text[end:]
+
+
+def _portions(text: str) -> Iterable[str]:
+    """At most what a detector takes, cut between paragraphs or else between words."""
+    while len(text) > MAX_CHARACTERS:
+        cut = max(text.rfind("\n", 0, MAX_CHARACTERS), text.rfind(" ", MAX_CHARACTERS // 2, MAX_CHARACTERS))
+        cut = cut if cut > 0 else MAX_CHARACTERS
+        yield text[:cut]
+        text = text[cut:]
+    yield text
+
+
+def _parsed(text: str) -> Any:
+    """The document, or ``None`` where the text is none (or is the word null)."""
+    if not text.strip().startswith(("{", "[", '"')):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

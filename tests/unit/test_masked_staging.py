@@ -1,0 +1,63 @@
+"""Guards where masked data may go, whose key it is, and that a mistake stops before any server is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dr_platform import masked_staging
+from dr_platform.cli.app import app
+from dr_platform.errors import PlatformError
+from dr_platform.masked_staging import LiveSource, NoRestoredSource, NotAnEnvironmentForMasked, masking_key
+from dr_platform.masking.recipe import Profile
+from dr_platform.platform import Platform
+from tests.catalogs import SHIPPED
+
+pytestmark = pytest.mark.unit
+
+
+def platform(environment: str, state: Path, runtime: str | None = "local") -> Platform:
+    return Platform.open(environment, catalog=SHIPPED, state=state, runtime=runtime)
+
+
+def test_the_key_of_an_expert_profile_stays_and_that_of_safe_harbor_never_does(tmp_path: Path) -> None:
+    production = platform("production", tmp_path)
+    first = masking_key(production, "staging", Profile.EXPERT_DETERMINATION)
+    assert first == masking_key(platform("production", tmp_path), "staging", Profile.EXPERT_DETERMINATION)
+    assert first != masking_key(production, "integration", Profile.EXPERT_DETERMINATION)
+    assert len(first) == 32
+    before = production.secrets.names()
+    keys = {masking_key(production, "staging", Profile.SAFE_HARBOR) for _ in range(3)}
+    assert len(keys) == 3
+    assert production.secrets.names() == before
+
+
+@pytest.mark.parametrize(("source", "into"), [("staging", "staging"), ("staging", "production")])
+def test_masked_data_goes_neither_back_nor_where_patients_are(source: str, into: str, tmp_path: Path) -> None:
+    opened = platform(source, tmp_path)
+    with pytest.raises(NotAnEnvironmentForMasked):
+        masked_staging.plan(opened, LiveSource(opened), platform(into, tmp_path), Profile.SAFE_HARBOR)
+
+
+def test_a_live_database_of_patients_is_never_read(tmp_path: Path) -> None:
+    production = platform("production", tmp_path, runtime=None)
+    source = LiveSource(production)
+    assert not source.expendable
+    with pytest.raises(NoRestoredSource, match="patients"):
+        source.access()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["mask", "--from", "production-backup", "--into", "staging"], NoRestoredSource),
+        (["mask", "--from", "live", "--into", "nowhere"], PlatformError),
+        (["mask", "--from", "live", "--into", "production", "--plan"], NotAnEnvironmentForMasked),
+    ],
+)
+def test_a_mistake_ends_before_anything_is_asked(words: list[str], told: type[PlatformError], tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["--catalog", str(SHIPPED), "--state", str(tmp_path), *words])
+    assert isinstance(ended.exception, told)
+    assert ended.exception.exit_code == 2
