@@ -35,7 +35,9 @@ from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
+from dr_platform.backups.source import Source
 from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.clock import Clock
 from dr_platform.databases.access import read_login
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
@@ -45,11 +47,11 @@ from dr_platform.log_recovery import DatabaseLog, NoLog, has_log, needed_for
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
 from dr_platform.schema_changes import UnknownDatabase
+from dr_platform.state import StateDirectory
 from dr_platform.verdict import Measure, Progress, silent
 
 if TYPE_CHECKING:
     from dr_platform.backups.postgresql.engine import PostgresBackups
-    from dr_platform.backups.source import Source
 
 ASKED = "backup-asked"
 TAKEN = "backup-taken"
@@ -116,24 +118,33 @@ class NobodyToHoldTo(PlatformError):
 def backup_engine(platform: Platform, database: str) -> BackupEngine:
     """The engine that backs up one database of the catalog; nothing is connected yet."""
     entry = platform.catalog.databases[database]
-    work = platform.state.root / "backup-work"
-    match entry.engine:
+    admin = read_login(database, "admin", platform.secrets)
+    return engine_at(Source(entry, platform.endpoint(entry), admin), platform.state, platform.clock)
+
+
+def engine_at(source: Source, state: StateDirectory, clock: Clock) -> BackupEngine:
+    """The engine of a database at some place, whose working folders and scratch servers are below ``state``."""
+    work = state.root / "backup-work"
+    match source.database.engine:
         case Engine.REDIS:
             from dr_platform.backups.redis_ import RedisBackups
 
-            return RedisBackups(_source(platform, entry), work, platform.clock)
+            return RedisBackups(source, work, clock)
         case Engine.MONGODB:
             from dr_platform.backups.mongodb import MongoBackups
 
-            return MongoBackups(_source(platform, entry), work, platform.clock)
+            return MongoBackups(source, work, clock)
         case Engine.POSTGRESQL:
-            return postgres_engine(platform, entry)
+            from dr_platform.backups.postgresql.engine import postgres_backups
+            from dr_platform.backups.postgresql.scratch import Site
+
+            return postgres_backups(source.name, source.endpoint, source.login, Site(state), clock)
         case Engine.SCYLLADB:
             from dr_platform.backups.cql import CqlBackups
 
-            return CqlBackups(_source(platform, entry), work, platform.clock)
+            return CqlBackups(source, work, clock)
         case _:
-            assert_never(entry.engine)
+            assert_never(source.database.engine)
 
 
 def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
@@ -142,12 +153,6 @@ def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
 
     admin = read_login(entry.name, "admin", platform.secrets)
     return postgres_backups(entry.name, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
-
-
-def _source(platform: Platform, entry: Database) -> Source:
-    from dr_platform.backups.source import Source
-
-    return Source(entry, platform.endpoint(entry), read_login(entry.name, "admin", platform.secrets))
 
 
 def kind_of(database: str, text: str) -> Kind | None:
