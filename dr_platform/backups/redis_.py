@@ -307,6 +307,10 @@ class ScratchRestoration:
             raise RestoreFailed(self.address, "nothing was restored yet")
         return self._server
 
+    @property
+    def way_in(self) -> tuple[Endpoint, Login]:
+        return self.server.endpoint, self.server.login
+
     def restore(self, chain: Sequence[StoredBackup]) -> None:
         file = self.held.enter_context(workplace(self.engine.base)) / FILE
         self._backup = _fetch_piece(self.address, chain, file)

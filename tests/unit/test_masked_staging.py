@@ -52,7 +52,7 @@ def test_a_live_database_of_patients_is_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["mask", "--from", "production-backup", "--into", "staging"], NoRestoredSource),
+        (["--runtime", "local", "mask", "--from", "production-backup", "--into", "staging"], NoRestoredSource),
         (["mask", "--from", "live", "--into", "nowhere"], PlatformError),
         (["mask", "--from", "live", "--into", "production", "--plan"], NotAnEnvironmentForMasked),
     ],
