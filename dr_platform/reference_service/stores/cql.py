@@ -104,8 +104,8 @@ class CqlStore:
             *(conversation, conversation, datetime.combine(day, time.min, UTC), {day}),
         )
         self.execute(
-            "INSERT INTO messages_by_conversation (conversation_id, day, message_id, author, body_ciphertext, key_version)"
-            " VALUES (?, ?, ?, 'canary', ?, 1)",
+            "INSERT INTO messages_by_conversation"
+            " (conversation_id, day, message_id, author, body_ciphertext, key_version) VALUES (?, ?, ?, 'canary', ?, 1)",
             *(conversation, day, message, sealed),
         )
 
