@@ -105,7 +105,8 @@ class CqlStore:
         )
         self.execute(
             "INSERT INTO messages_by_conversation"
-            " (conversation_id, day, message_id, author, body_ciphertext, key_version) VALUES (?, ?, ?, 'canary', ?, 1)",
+            " (conversation_id, day, message_id, author, body_ciphertext, key_version)"
+            " VALUES (?, ?, ?, 'canary', ?, 1)",
             *(conversation, day, message, sealed),
         )
 
