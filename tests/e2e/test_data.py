@@ -1,4 +1,4 @@
-"""Guards what is done with data on a running platform: filled in, backed up, proved, brought back, and followed by checks."""
+"""Guards what is done with data on a running platform: filled in, backed up, proved, brought back, checked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tests.e2e.platform_process import Command
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 FILL = (
+    "-- batched: knowledge.documents by id, 10 rows\n"
+    "UPDATE knowledge.documents SET tags = tags WHERE in_batch(id);\n"
+)
     "-- batched: knowledge.documents by id, 10 rows\nUPDATE knowledge.documents SET tags = tags WHERE in_batch(id);\n"
 )
 UNDO = "SELECT 1;\n"
