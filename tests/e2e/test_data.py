@@ -10,12 +10,9 @@ from tests.e2e.platform_process import Command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
-FILL = (
-    "-- batched: knowledge.documents by id, 10 rows\n"
-    "UPDATE knowledge.documents SET tags = tags WHERE in_batch(id);\n"
-)
-    "-- batched: knowledge.documents by id, 10 rows\nUPDATE knowledge.documents SET tags = tags WHERE in_batch(id);\n"
-)
+FILL = """-- batched: knowledge.documents by id, 10 rows
+UPDATE knowledge.documents SET tags = tags WHERE in_batch(id);
+"""
 UNDO = "SELECT 1;\n"
 
 
