@@ -151,6 +151,10 @@ bench: $(VENV)/test ## Measure, print, and write docs/benchmarks.md
 bench-delivery: $(VENV)/test ## Measure how fast bad releases are taken back, into docs/benchmarks.md
 	@$(BIN)/python scripts/bench_delivery.py
 
+.PHONY: bench-data
+bench-data: $(VENV)/test ## Measure backups, drill, migrations, masking and loading, into docs/benchmarks.md
+	@$(BIN)/python scripts/bench_data.py
+
 .PHONY: lock
 lock: $(VENV)/made ## Resolve the dependencies again, with hashes and without addresses
 	@for set in build test; do $(BIN)/uv pip compile requirements/$$set.in $$([ $$set = test ] && echo -c requirements/run.txt) --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --universal --python-version 3.11 -o requirements/$$set.txt; done

@@ -70,7 +70,8 @@ SHAPE_KEY = "drp:schema:shapes"
 """A hash: version to the lines of what the server looked like after it."""
 _KEPT = "drp:*"
 """Keys that steps make: settings and conventions. Everything else here is a cache."""
-_OWN = "drp:schema:"
+_OWN = ("drp:schema:", "drp:heartbeat")
+"""What the platform notes for itself: the history of the schema, and what a backup is recognised by."""
 
 REPEATABLE = frozenset(
     {

@@ -141,7 +141,9 @@ class BackupEngineContract:
                 self._restored_and_failed(engine, chain)
             with engine.new_database("restored_by_test") as restoration:
                 restoration.restore(chain)
-                assert restoration.facts().tables
+                facts = restoration.facts()
+                assert facts.tables
+                assert facts.heartbeat == chain[-1].facts.heartbeat
             with pytest.raises(PlatformError), engine.new_database("restored_by_test"):
                 pytest.fail("a name that is taken was offered as a target")
             self.remove_database(engine, "restored_by_test")

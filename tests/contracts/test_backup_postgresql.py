@@ -146,6 +146,10 @@ class TestPostgresBackups(BackupEngineContract):
         with connected(engine) as connection:
             connection.execute("INSERT INTO public.shapes (t) VALUES ('one more')")
 
+    def kinds_for_new(self, engine: BackupEngine) -> tuple[Kind, ...]:
+        del engine
+        return Kind.LOGICAL, Kind.PHYSICAL_FULL
+
     def live_name(self, engine: BackupEngine) -> str:
         assert isinstance(engine, PostgresBackups)
         return engine.access.database

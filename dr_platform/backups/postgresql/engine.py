@@ -222,7 +222,7 @@ class NewDatabase:
 
     def _carry(self, source: Access) -> None:
         """From server to server, with nothing stored in between."""
-        with logical_snapshot(source, self.engine.site.programs()) as snapshot:
+        with logical_snapshot(source, self.engine.site.programs(), None) as snapshot:
             pieces = tuple(snapshot.pieces())
             load(self.access, StoredBackup(_CARRIED, Kind.LOGICAL, snapshot.facts(), pieces), self.engine.means)
 

@@ -158,12 +158,14 @@ class LogicalSnapshot:
 
 @contextlib.contextmanager
 def logical_snapshot(
-    access: Access, programs: Path, nonce: Callable[[], str] = lambda: secrets.token_hex(16)
+    access: Access, programs: Path, nonce: Callable[[], str] | None = lambda: secrets.token_hex(16)
 ) -> Generator[LogicalSnapshot]:
     """An instant that stays readable while the context is open. Tables are locked against changes of their
-    definition, as ``pg_dump`` does; reading and writing them goes on."""
+    definition, as ``pg_dump`` does; reading and writing them goes on. Without a ``nonce`` the heartbeat stays as it
+    is: a copy that is carried on must still be known by its own."""
     with access.connect() as connection:
-        beat(connection, nonce())
+        if nonce is not None:
+            beat(connection, nonce())
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         exported = str(catalog.one(connection, "SELECT pg_export_snapshot()"))
         found = catalog.tables(connection)

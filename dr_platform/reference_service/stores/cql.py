@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Collection
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from dr_platform.reference_service.stores.port import CONNECT_S, LOOPBACK, QUERY_S, StoreUnavailable, read_login
@@ -96,11 +96,18 @@ class CqlStore:
         return tuple(sorted(set(wanted) - {row.table_name for row in rows}))
 
     def put_canary(self, name: str, sealed: bytes) -> None:
+        conversation, day, message = _canary_key(name)
+        # A message belongs to a conversation, this one too: whoever follows references must not find a loose end.
         self.execute(
-            "INSERT INTO messages_by_conversation (conversation_id, day, message_id, author, body_ciphertext)"
+            "INSERT INTO conversations (conversation_id, account_id, started_at, status, days)"
             " VALUES (?, ?, ?, 'canary', ?)",
-            *_canary_key(name),
-            sealed,
+            *(conversation, conversation, datetime.combine(day, time.min, UTC), {day}),
+        )
+        self.execute(
+            "INSERT INTO messages_by_conversation"
+            " (conversation_id, day, message_id, author, body_ciphertext, key_version)"
+            " VALUES (?, ?, ?, 'canary', ?, 1)",
+            *(conversation, day, message, sealed),
         )
 
     def raw_canary(self, name: str) -> bytes:

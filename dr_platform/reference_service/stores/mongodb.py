@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.database import Database
 
-_CANARIES = "encryption_canaries"
+_CANARIES = "drp_encryption_canaries"
 _POOL = 8
 _REFUSED = (13, 18)
 """Unauthorized, AuthenticationFailed."""
