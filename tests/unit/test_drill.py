@@ -18,7 +18,7 @@ from dr_platform.backups.policy import BackupPolicy
 from dr_platform.backups.port import Kind
 from dr_platform.backups.proof import Budget, Prover
 from dr_platform.backups.reading import BackupReader
-from dr_platform.backups.recovery_kit import plant
+from dr_platform.backups.recovery_kit import plant, signers
 from dr_platform.catalog import Database, DataClass
 from dr_platform.clock import Clock, ManualClock
 from dr_platform.drill import DRILLED, IDENTITY, DisasterDrill, DrillRuns, EscrowKeys, identity_of
@@ -209,6 +209,14 @@ def test_a_signer_that_a_person_wrote_down_is_the_only_one_that_counts(place: Pl
     found = place.drill(signer="ab" * 32).run("somebody", ["redis"])
     assert found.passed is False
     assert "signature is not ours" in found.returned[0].attempt.reason
+
+
+def test_only_keys_that_are_named_after_themselves_are_taken_for_signers(place: Place) -> None:
+    bucket = bucket_of(place.platform)
+    (ours,) = signers(bucket)
+    bucket.objects.put("backups/recovery/keys/another.hex", f"{'ab' * 32}\n".encode())
+    bucket.objects.put("backups/recovery/keys/nonsense.hex", b"\xffno key")
+    assert signers(bucket) == (ours,)
 
 
 def test_an_interrupted_drill_goes_on_with_what_it_had_not_brought_back(place: Place) -> None:
