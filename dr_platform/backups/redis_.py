@@ -208,6 +208,8 @@ def _serving(engine: RedisBackups, path: Path) -> Generator[ScratchServer]:
     with _nobody() as port:
         # With the append-only file switched on Redis would ignore the snapshot and start empty.
         options = ["--appendonly", "no", "--save", "", "--dbfilename", FILE, "--replicaof", "127.0.0.1", str(port)]
+        # Whoever is let in may write: masking plants what it searches for afterwards.
+        options += ["--replica-read-only", "no"]
         with scratch_server(
             engine.source.database, engine.base, engine.clock, fill=link, options=[*options, *_debugging()]
         ) as server:
