@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from dr_platform.backup_desk import BackupDesk
@@ -108,7 +107,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def test_production_is_masked_into_staging_through_its_backups_alone(pair: Pair) -> None:
     with pg.connect(pair.live) as connection:
         before = connection.execute("SELECT count(*), max(updated_at) FROM identity.accounts").fetchone()
-    children = {process.pid for process in psutil.Process().children(recursive=True)}
     with restored(pair.production, None) as source:
         assert set(source.access()) == set(ENGINES)
         assert plan(pair.production, source, pair.staging, Profile.EXPERT_DETERMINATION)["into"] == "staging"
@@ -116,7 +114,9 @@ def test_production_is_masked_into_staging_through_its_backups_alone(pair: Pair)
     assert {gate.name: gate.detail for gate in report.gates if gate.passed is not True} == {}
     assert report.passed
     assert set(report.databases) == set(ENGINES)
-    assert {process.pid for process in psutil.Process().children(recursive=True)} <= children, "a copy is still there"
+    root = pair.production.state.root
+    left = [path for folder in ("scratch", "backup-work") for path in (root / folder).iterdir()]
+    assert left == [], "a copy is still there"
     with pg.connect(pair.live) as connection:
         after = connection.execute("SELECT count(*), max(updated_at) FROM identity.accounts").fetchone()
         assert after == before, "a canary was planted into the live database"
