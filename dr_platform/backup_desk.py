@@ -9,7 +9,6 @@ written down is told to whoever waits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
+from dr_platform import schema_record
 from dr_platform.approvals import Allowed, Quorum, judge
+from dr_platform.backup_store import bucket_of, policy_of
 from dr_platform.backups import restore as restoring
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.catalogue import Catalogue, Listing, Record
@@ -27,14 +28,16 @@ from dr_platform.backups.housekeeping import Housekeeper, Pruned
 from dr_platform.backups.keys import KeyRing
 from dr_platform.backups.manifest import Manifest, Proof
 from dr_platform.backups.pipeline import WORKERS, BackupWriter, Order
-from dr_platform.backups.policy import BackupPolicy, read_policies
+from dr_platform.backups.policy import BackupPolicy
 from dr_platform.backups.port import BackupEngine, Kind, Restoration, StoredBackup
 from dr_platform.backups.proof import Prover
 from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
+from dr_platform.backups.source import Source
 from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.clock import Clock
 from dr_platform.databases.access import read_login
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.evidence import RefusedEvidence
@@ -43,11 +46,12 @@ from dr_platform.identity import Proof as IdentityProof
 from dr_platform.log_recovery import DatabaseLog, NoLog, has_log, needed_for
 from dr_platform.platform import Platform
 from dr_platform.readiness import accepted_proofs, approval_desk
+from dr_platform.schema_changes import UnknownDatabase
+from dr_platform.state import StateDirectory
 from dr_platform.verdict import Measure, Progress, silent
 
 if TYPE_CHECKING:
     from dr_platform.backups.postgresql.engine import PostgresBackups
-    from dr_platform.backups.source import Source
 
 ASKED = "backup-asked"
 TAKEN = "backup-taken"
@@ -59,19 +63,8 @@ HELD = "backup-held"
 RESTORED = "backup-restored"
 DAILY = "15 1 * * *"
 """When a database whose policy names no schedule is backed up, in UTC."""
-STORE = "DRP_BACKUP_STORE"
 RESTORE = "restore"
 """What approvals call the restore of a backup, in place of a release."""
-
-
-class UnknownDatabase(PlatformError):
-    exit_code = ExitCode.REFUSED
-
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(name, known)
-        self.what = f"{name[:80]!r}: no such database in the catalog"
-        self.untouched = "every database and every backup"
-        self.next_step = f"choose one of {', '.join(known)}"
 
 
 class NoSuchKind(PlatformError):
@@ -96,6 +89,22 @@ class ApprovalNeeded(PlatformError):
         self.next_step = f"let them run `drp approve {request_id}`, then repeat the same command"
 
 
+class PointBeforeBackup(PlatformError):
+    """The log leads forward from a backup, never back."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, point: str, backup_id: str, older: str | None) -> None:
+        super().__init__(point, backup_id, older)
+        self.what = f"{backup_id} was taken after the restore point {point}"
+        self.untouched = "every database; nothing was written"
+        self.next_step = (
+            f"name the physical backup from before it: --backup {older}"
+            if older
+            else "there is no verified physical backup from before it; restore a backup of that time as it is"
+        )
+
+
 class NobodyToHoldTo(PlatformError):
     exit_code = ExitCode.REFUSED
 
@@ -109,24 +118,33 @@ class NobodyToHoldTo(PlatformError):
 def backup_engine(platform: Platform, database: str) -> BackupEngine:
     """The engine that backs up one database of the catalog; nothing is connected yet."""
     entry = platform.catalog.databases[database]
-    work = platform.state.root / "backup-work"
-    match entry.engine:
+    admin = read_login(database, "admin", platform.secrets)
+    return engine_at(Source(entry, platform.endpoint(entry), admin), platform.state, platform.clock)
+
+
+def engine_at(source: Source, state: StateDirectory, clock: Clock) -> BackupEngine:
+    """The engine of a database at some place, whose working folders and scratch servers are below ``state``."""
+    work = state.root / "backup-work"
+    match source.database.engine:
         case Engine.REDIS:
             from dr_platform.backups.redis_ import RedisBackups
 
-            return RedisBackups(_source(platform, entry), work, platform.clock)
+            return RedisBackups(source, work, clock)
         case Engine.MONGODB:
             from dr_platform.backups.mongodb import MongoBackups
 
-            return MongoBackups(_source(platform, entry), work, platform.clock)
+            return MongoBackups(source, work, clock)
         case Engine.POSTGRESQL:
-            return postgres_engine(platform, entry)
+            from dr_platform.backups.postgresql.engine import postgres_backups
+            from dr_platform.backups.postgresql.scratch import Site
+
+            return postgres_backups(source.name, source.endpoint, source.login, Site(state), clock)
         case Engine.SCYLLADB:
             from dr_platform.backups.cql import CqlBackups
 
-            return CqlBackups(_source(platform, entry), work, platform.clock)
+            return CqlBackups(source, work, clock)
         case _:
-            assert_never(entry.engine)
+            assert_never(source.database.engine)
 
 
 def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
@@ -135,12 +153,6 @@ def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
 
     admin = read_login(entry.name, "admin", platform.secrets)
     return postgres_backups(entry.name, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
-
-
-def _source(platform: Platform, entry: Database) -> Source:
-    from dr_platform.backups.source import Source
-
-    return Source(entry, platform.endpoint(entry), read_login(entry.name, "admin", platform.secrets))
 
 
 def kind_of(database: str, text: str) -> Kind | None:
@@ -165,14 +177,6 @@ class BackupOutcome:
 
     def describe(self) -> str:
         return f"{self.record.id}: {self.record.state}; {self.record.reason}"
-
-
-def bucket_of(platform: Platform) -> Bucket:
-    """``DRP_BACKUP_STORE``, such as ``s3://bucket/prefix``, with a folder for each environment; else a folder
-    of this machine, which does not outlive it."""
-    if configured := os.environ.get(STORE):
-        return Bucket(f"{configured.rstrip('/')}/{platform.environment.name}")
-    return Bucket.of_folder(platform.state.objects)
 
 
 def identity_file(platform: Platform) -> Path:
@@ -212,7 +216,7 @@ class BackupDesk:
     def policy(self, database: str) -> BackupPolicy:
         """Raises ``UnknownDatabase``."""
         self.require(database)
-        return read_policies(self.platform.catalog.root).get(database, BackupPolicy())
+        return policy_of(self.platform, database)
 
     def require(self, database: str) -> None:
         if database not in self.platform.catalog.databases:
@@ -361,6 +365,18 @@ class BackupDesk:
         environment = self.platform.environment.name
         return restoring.plan_restore(environment, live, self.listing(database), self.reader, backup_id, into, moment)
 
+    def point_before(self, database: str, version: str, backup_id: str) -> str:
+        """The restore point right before a migration, as the ``moment`` of a plan. Raises ``NoPoint``, and
+        ``PointBeforeBackup`` where this backup cannot be brought to it."""
+        self.require(database)
+        point, listing = schema_record.point_before(self.platform, database, version), self.listing(database)
+        if _ended_before(listing.find(backup_id), point.at):
+            return point.name
+        physical = (Kind.PHYSICAL_FULL, Kind.PHYSICAL_INCREMENTAL)
+        fitting = Listing(tuple(record for record in listing.records if _ended_before(record, point.at)))
+        older = fitting.newest_verified(physical)
+        raise PointBeforeBackup(point.name, backup_id, older.id if older else None)
+
     def restore(self, plan: RestorePlan, confirmed: str | None, actor: str, reason: str) -> Restored:
         """Carry a plan out. Raises ``NotConfirmed``, ``ApprovalNeeded``, and what the engine refuses."""
         if confirmed != plan.backup_id:
@@ -428,6 +444,10 @@ class BackupDesk:
             raise
         except PlatformError as exc:
             self.progress(f"not written down: {exc.what}")
+
+
+def _ended_before(record: Record, moment: datetime) -> bool:
+    return record.created_at + timedelta(seconds=record.duration_s) < moment
 
 
 def subject_of(database: str) -> str:

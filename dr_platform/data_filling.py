@@ -9,7 +9,7 @@ for again while it runs is waited for; one that was killed goes on behind the la
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dr_platform.databases.batches import Filled
 from dr_platform.databases.port import AppliedStep, ManagedDatabase, SchemaStep
@@ -17,6 +17,7 @@ from dr_platform.databases.schema import chosen, migrate, plan, text_of, version
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.platform import Platform
 from dr_platform.runtime.port import Job, Runtime
+from dr_platform.schema_record import keep_points
 from dr_platform.verdict import Progress
 
 LONGEST_S = 24 * 3600.0
@@ -41,13 +42,14 @@ class NotInBatches(PlatformError):
 
 
 def apply_steps(
-    runtime: Runtime,
+    runtime: Callable[[], Runtime],
     database: ManagedDatabase,
     steps: Sequence[SchemaStep],
     progress: Progress,
     only: Collection[str] | None,
 ) -> tuple[AppliedStep, ...]:
-    """What ``migrate`` does, but for batched steps, which become jobs. Others wait until each has ended."""
+    """What ``migrate`` does, but for batched steps, which become jobs of the runtime, which is opened
+    for them alone. Others wait until each has ended."""
     name = database.database.name
     missing = chosen(name, plan(name, steps, database.applied()), only)
     if not any(step.batches for step in missing):
@@ -57,7 +59,7 @@ def apply_steps(
         if step.batches is None:
             done += migrate(database, steps, progress, only={step.version})
         else:
-            done.append(_as_job(runtime, database, step, progress))
+            done.append(_as_job(runtime(), database, step, progress))
     database.admit_application()
     return tuple(done)
 
@@ -83,6 +85,7 @@ def fill_here(platform: Platform, name: str, version: str, steps: Sequence[Schem
     """The job's own work: apply this step, which must be the next one."""
     _batched(name, version, steps)
     database = platform.connect(name, "admin")
+    keep_points(platform, database, progress)
     try:
         migrate(database, steps, progress, only={version})
     finally:

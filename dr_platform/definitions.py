@@ -18,6 +18,7 @@ from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
 from jobs.backups import backup_jobs, prune_job
 from jobs.delivery import delivery_jobs
+from jobs.drill import drill_job
 from jobs.emergency import emergency_job
 from jobs.masking import masking_job
 from jobs.migrations import migration_job
@@ -25,6 +26,7 @@ from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
 from jobs.synthetic import synthetic_job
 from schedules.backups import backup_schedules
+from schedules.drill import drill_schedules
 from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
@@ -67,11 +69,13 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             masking_job(platform),
             *backup_jobs(platform),
             prune_job(platform),
+            drill_job(platform),
         ],
         schedules=[
             *schedule_definitions(),
             migration_schedule(platform, migrate),
             *backup_schedules(platform),
+            *drill_schedules(platform),
         ],
         sensors=[
             health_sensor(platform),

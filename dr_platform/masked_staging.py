@@ -104,23 +104,23 @@ def mask_into(
 ) -> Report:
     """Mask the source into new databases of ``into`` and say so in the evidence log. Raises what refuses
     the run, before anything is written."""
-    _check(platform, into)
+    check(platform, into)
     run_id = new_id("mask")
     parts = _parts(platform, source, into, run_id)
     order = _order(platform, source, into, profile, run_id)
     subject, actor = f"environment:{into.environment.name}", current_actor()
     told = {"run": run_id, "source": source.name, "profile": profile.value, "key_id": order.recipe.key_id}
-    platform.evidence.append(EVIDENCE, actor, subject, {**told, "state": "begun"})
+    platform.evidence.append(EVIDENCE, subject, actor, {**told, "state": "begun"})
     report = mask(parts, order, platform.clock, progress)
     failed = [gate.name for gate in report.gates if gate.passed is not True]
     ended = {"state": "passed" if report.passed else "refused", "rows": report.rows, "failed": failed}
-    platform.evidence.append(EVIDENCE, actor, subject, {**told, **ended})
+    platform.evidence.append(EVIDENCE, subject, actor, {**told, **ended})
     return report
 
 
 def plan(platform: Platform, source: MaskSource, into: Platform, profile: Profile) -> dict[str, Any]:
     """What a run would do, after all refusals were tried. Writes nothing, not even a key."""
-    _check(platform, into)
+    check(platform, into)
     run_id = new_id("mask")
     parts = _parts(platform, source, into, run_id)
     recipe = Recipe(profile, bytes(KEY_BYTES), platform.clock.now().date())
@@ -147,7 +147,8 @@ def _planned(part: Part) -> dict[str, Any]:
     }
 
 
-def _check(platform: Platform, into: Platform) -> None:
+def check(platform: Platform, into: Platform) -> None:
+    """Raise ``NotAnEnvironmentForMasked``; costs nothing, so that it is asked before a backup is brought back."""
     name = into.environment.name
     if name == platform.environment.name:
         raise NotAnEnvironmentForMasked(name, "the source is there")

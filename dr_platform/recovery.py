@@ -7,15 +7,19 @@ Texts hold names, counts and times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from dr_platform.backup_desk import REMOVED, TAKEN, BackupDesk, subject_of
 from dr_platform.backups.catalogue import UNPROVED, Listing, Record, State
+from dr_platform.backups.policy import BackupPolicy
+from dr_platform.drill import DRILLED, SUBJECT
 from dr_platform.errors import PlatformError
+from dr_platform.evidence import Entry
 from dr_platform.look import Cost, Look, always_answers
-from dr_platform.platform import Platform
+from dr_platform.platform import DEFAULT_ENVIRONMENT, Platform
 from dr_platform.verdict import Measure, Verdict
 
 LAYER = "backups"
@@ -32,6 +36,7 @@ def recovery_looks(platform: Platform) -> Iterator[Look]:
                 "What may go is planned without doubt about the clock, and nothing is left over.",
                 expiry_verdict,
             ),
+            ("drill", "A rehearsal of a disaster brought it back, not long ago.", drill_verdict),
         ):
             yield Look(
                 (LAYER, name), check, text, partial(verdict, platform, name), cost=Cost.THOROUGH, blocking=True
@@ -98,6 +103,7 @@ def judge_freshness(listing: Listing, rpo_s: float, now: datetime) -> Verdict:
 
 
 _SKEW_S = 300.0
+_DAY_S = 86400.0
 
 
 @always_answers
@@ -125,6 +131,37 @@ def expiry_verdict(platform: Platform, database: str) -> Verdict:
     if plan.refused:
         return Verdict(False, plan.refused, figures)
     return Verdict(True, f"{len(plan.kept)} stay, {len(plan.expired)} may go", figures)
+
+
+@always_answers
+def drill_verdict(platform: Platform, database: str) -> Verdict:
+    told = [entry for entry in platform.evidence.entries(kind=DRILLED, subject=SUBJECT) if _of(entry, database)]
+    if not told:
+        # Whoever tries the platform out has seen no month of it; where it is in earnest, nobody has proved anything.
+        passed = platform.environment.name == DEFAULT_ENVIRONMENT
+        return Verdict(passed, f"{'warning: ' if passed else ''}no drill was ever run here: `drp drill`")
+    entry = told[-1]
+    return judge_drill(_of(entry, database), entry.at, BackupDesk(platform).policy(database), platform.clock.now())
+
+
+def _of(entry: Entry, database: str) -> dict[str, Any]:
+    found = (each for each in entry.body["databases"] if each["database"] == database)
+    return next(found, {})
+
+
+def judge_drill(found: Mapping[str, Any], at: datetime, policy: BackupPolicy, now: datetime) -> Verdict:
+    """What the newest drill said of a database, as long as it counts."""
+    age = (now - at).total_seconds()
+    figures: dict[str, Measure] = {"drill_age_s": round(age, 1), "restore_s": found["restore_s"], "rto_s": policy.rto}
+    if found["lost_s"] is not None:
+        figures |= {"lost_s": found["lost_s"], "rpo_s": policy.rpo}
+    told = f"the drill of {at:%Y-%m-%d %H:%M} UTC: {found['state']} after {found['restore_s']:.1f} s"
+    if found["passed"] is not True:
+        return Verdict(found["passed"], f"{told}; {found['reason']}", figures)
+    if age > policy.drill.age:
+        days = policy.drill.age / _DAY_S
+        return Verdict(False, f"{told}, and it counts {days:g} days: `drp drill`", figures)
+    return Verdict(True, told, figures)
 
 
 def _figures(record: Record) -> dict[str, Measure]:

@@ -59,6 +59,8 @@ ACTOR_TAG = "dr-platform/actor"
 BACKUP_SLOTS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """Today's slot is there from its first minute on."""
 PRUNE_JOB = "backups_prune"
+DRILL_JOB = "drill"
+DRILL_OP = "bring_back_everything"
 PURGE_BATCH = 2000
 """Runs removed by one call: bounds how long it takes."""
 

@@ -21,14 +21,8 @@ from dr_platform.promotion.gates import Standing, freeze_gate
 from dr_platform.promotion.windows import Calendar, Risk
 from dr_platform.readiness import accepted_proofs, approval_desk
 from dr_platform.schema_changes import Changed, Safeguards, carry_out, plan_change
+from dr_platform.schema_record import MIGRATED, SUBJECT, subject_of
 from dr_platform.verdict import Progress, silent
-
-SUBJECT = "schema/"
-MIGRATED = "schema-migrated"
-
-
-def subject_of(database: str) -> str:
-    return f"{SUBJECT}{database}"
 
 
 def database_of(subject: str) -> str | None:

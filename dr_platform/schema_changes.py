@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from dr_platform.backup_store import backup_age, newest_backup
 from dr_platform.catalog import Engine
 from dr_platform.data_filling import apply_steps
 from dr_platform.databases.port import AppliedStep, ManagedDatabase, SchemaStep
@@ -18,12 +19,13 @@ from dr_platform.databases.schema import chosen, plan, read_steps, revert
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.migrations.drift import drift
 from dr_platform.migrations.files import texts_of
-from dr_platform.migrations.gates import BACKUP_AGE, require_backup
+from dr_platform.migrations.gates import require_backup
 from dr_platform.migrations.lint import Judged, LintRefused, Squawk, lint
 from dr_platform.migrations.planning import Direction, Plan, plan_back, plan_forward, plan_to
 from dr_platform.migrations.rehearsal import CloneSource, Rehearsal, rehearse
 from dr_platform.migrations.squawk import SquawkProgram
 from dr_platform.platform import Platform
+from dr_platform.schema_record import keep_points
 from dr_platform.verdict import Measure, Progress, Verdict, silent
 
 
@@ -53,17 +55,13 @@ NewestBackup = Callable[[Platform, str], datetime | None]
 """When the newest verified backup of a database was taken; ``None`` where there is none."""
 
 
-def no_backups(_platform: Platform, _name: str) -> datetime | None:
-    """Where there is no catalogue of backups there is no verified backup."""
-    return None
-
-
 @dataclass(frozen=True)
 class Safeguards:
-    """What a change is held to. Backups are asked for where data is not synthetic."""
+    """What a change is held to. Backups are asked for where data is real, and where the environment says so."""
 
-    newest_backup: NewestBackup = no_backups
-    backup_age: timedelta = BACKUP_AGE
+    newest_backup: NewestBackup = newest_backup
+    backup_age: timedelta | None = None
+    """Instead of what ``backup.yaml`` promises."""
     squawk: Squawk | None = None
     """Instead of the program, judged for the server's own version."""
 
@@ -136,7 +134,8 @@ def bring_forward(
         applied = database.applied()
         missing = chosen(name, plan(name, steps, applied), only)
         _guard(platform, database, missing, applied, safeguards or Safeguards())
-        done = apply_steps(platform.runtime, database, steps, progress, only)
+        keep_points(platform, database, progress)
+        done = apply_steps(lambda: platform.runtime, database, steps, progress, only)
         return Changed(done, _newest(database))
 
 
@@ -160,7 +159,8 @@ def carry_out(
             _require_backup(platform, name, applied if planned else (), held)
             return Changed(revert(database, planned, progress), _newest(database))
         _guard(platform, database, planned, applied, held)
-        done = apply_steps(platform.runtime, database, steps, progress, {step.version for step in planned})
+        keep_points(platform, database, progress)
+        done = apply_steps(lambda: platform.runtime, database, steps, progress, {step.version for step in planned})
         return Changed(done, _newest(database))
 
 
@@ -188,10 +188,10 @@ def _guard(
 
 
 def _require_backup(platform: Platform, name: str, applied: Sequence[AppliedStep], safeguards: Safeguards) -> None:
-    """Embedded databases hold synthetic data, whatever the environment."""
-    if platform.binding.runtime != "local":
-        newest = safeguards.newest_backup(platform, name)
-        require_backup(name, applied, newest, platform.clock.now(), safeguards.backup_age)
+    """Embedded databases hold synthetic data, whatever the environment; it may ask for a backup all the same."""
+    if applied and (platform.binding.runtime != "local" or platform.environment.backup_before_change == "always"):
+        limit = safeguards.backup_age or backup_age(platform, name)
+        require_backup(name, applied, safeguards.newest_backup(platform, name), platform.clock.now(), limit)
 
 
 def rehearse_change(

@@ -43,6 +43,7 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "fresh": frozenset({"recovery"}),
     "restorable": frozenset({"recovery"}),
     "expiry": frozenset({"recovery"}),
+    "drill": frozenset({"recovery"}),
 }
 _BY_HEALTH_OF: Mapping[str, frozenset[Suite]] = {
     "databases": frozenset({"performance"}),  # judged by the latency that the catalog promises

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dr_platform.backups import bucket as layout
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.errors import Damage, DamagedBackup, UnknownBackup
-from dr_platform.backups.keys import KeyRing
+from dr_platform.backups.keys import BackupKeys
 from dr_platform.backups.manifest import Failure, Hold, Manifest, Proof, digest, read
 from dr_platform.backups.port import Kind
 from dr_platform.objects import ObjectInfo
@@ -111,7 +111,7 @@ class Catalogue:
     """The backups of one bucket."""
 
     bucket: Bucket
-    keys: KeyRing
+    keys: BackupKeys
 
     def databases(self) -> tuple[str, ...]:
         """Those that have a backup, also ones that the catalog does not know any more."""

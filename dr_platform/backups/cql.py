@@ -69,6 +69,7 @@ from dr_platform.backups.source import (
 from dr_platform.backups.spool import SpooledPiece, spool
 from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
+from dr_platform.databases.access import Login
 from dr_platform.databases.cql import CqlDatabase
 from dr_platform.databases.port import Endpoint
 from dr_platform.identity import new_id
@@ -363,6 +364,10 @@ class CqlRestoration:
         if self._target is None:
             raise RestoreFailed(self.place, "nothing was restored yet")
         return self._target
+
+    @property
+    def way_in(self) -> tuple[Endpoint, Login]:
+        return self.target.endpoint, self.target.login
 
     def restore(self, chain: Sequence[StoredBackup]) -> None:
         pieces = {piece.name: piece for piece in chain[-1].pieces} if chain else {}

@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -82,6 +82,18 @@ class IdentityNotWritten(PlatformError):
         self.what = f"the escrow identity cannot be written to {file}: {reason}"
         self.untouched = "every key and backup; no recipient was stored"
         self.next_step = "name a file that does not exist, in a folder that you may write to"
+
+
+class BackupKeys(Protocol):
+    """What reading backups needs: the secret store's keys, or after its loss the escrow identity."""
+
+    def open(self, backup_id: str, wrapped: WrappedKey) -> bytes:
+        """The data key. Raises ``DamagedBackup``."""
+
+    def sign(self, message: bytes) -> Signature:
+        """Raises ``NothingToSignWith`` where there is no key for that."""
+
+    def signed_by_us(self, message: bytes, signature: Signature) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,60 @@ class KeyRing:
             file.unlink()
             raise EscrowExists(kept)
         return recipient
+
+
+class NothingToSignWith(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.what = "the escrow identity opens backups and signs nothing"
+        self.untouched = "the bucket"
+        self.next_step = "write with the keys of the secret store"
+
+
+class NoIdentity(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, file: str, why: str) -> None:
+        super().__init__(file, why)
+        self.what = f"{file}: {why}"
+        self.untouched = "every backup and every database"
+        self.next_step = "name the file that `drp backup-keys init` wrote with --identity"
+
+
+@dataclass(frozen=True)
+class EscrowKeys:
+    """What is left when the secret store is gone: the identity that people keep, and the public keys that may have
+    signed, in hex."""
+
+    identity: str = field(repr=False)
+    signers: tuple[str, ...]
+
+    @classmethod
+    def of_file(cls, file: Path, signers: Iterable[str]) -> EscrowKeys:
+        """Raises ``NoIdentity``."""
+        try:
+            identity = read_identity(file)
+            _age().x25519.Identity.from_str(identity)
+        except (OSError, UnicodeDecodeError):
+            raise NoIdentity(str(file), "the escrow identity cannot be read") from None
+        except Exception:  # noqa: BLE001 - the library's own error, whose text may quote the identity
+            raise NoIdentity(str(file), "there is no escrow identity in it") from None
+        return cls(identity, tuple(signers))
+
+    def open(self, backup_id: str, wrapped: WrappedKey) -> bytes:
+        key = open_with_identity(wrapped, self.identity)
+        if key is None:
+            raise DamagedBackup(backup_id, Damage.KEY_LOST, "it was not sealed for this escrow identity")
+        return key
+
+    def sign(self, message: bytes) -> Signature:  # noqa: ARG002 - there is nothing to do with it
+        raise NothingToSignWith
+
+    def signed_by_us(self, message: bytes, signature: Signature) -> bool:
+        known = (public for public in self.signers if key_name(public) == signature.key)
+        return any(signature_fits(message, signature, public) for public in known)
 
 
 def read_identity(file: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from dr_platform.backups.errors import Damage, DamagedBackup
-from dr_platform.backups.keys import KeyRing, Signature, WrappedKey
+from dr_platform.backups.keys import BackupKeys, Signature, WrappedKey
 from dr_platform.backups.port import Facts, Kind
 from dr_platform.backups.stream import CIPHER, CODEC, FORMAT
 
@@ -143,14 +143,14 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def written(document: Manifest | Failure | Proof | Hold, keys: KeyRing) -> bytes:
+def written(document: Manifest | Failure | Proof | Hold, keys: BackupKeys) -> bytes:
     """The object's content, signed."""
     fields = document.model_dump(mode="json", by_alias=True)
     signature = keys.sign(canonical(fields))
     return canonical({**fields, "signature": vars(signature)})
 
 
-def read(content: bytes, model: type[D], keys: KeyRing, backup_id: str) -> D:
+def read(content: bytes, model: type[D], keys: BackupKeys, backup_id: str) -> D:
     """What was signed for this backup, else ``DamagedBackup``."""
     altered = Damage.MANIFEST_ALTERED if model in (Manifest, Failure) else Damage.RECORD_ALTERED
     fields, signature = _envelope(content, altered, backup_id)

@@ -51,6 +51,13 @@ class Retention(Model):
         return Keep(self.daily, self.weekly, self.monthly, self.yearly)
 
 
+class Drill(Model):
+    """The rehearsal of a disaster: back from the bucket and the escrow identity alone (45 CFR 164.308(a)(7)(ii)(D))."""
+
+    schedule: Cron = Field(default="30 6 1 * *", description="when it is rehearsed, in UTC")
+    age: Duration = Field(default=3024000.0, description="the last one that brought it back is at most this old")
+
+
 class BackupPolicy(Model):
     """The promises for one database."""
 
@@ -62,6 +69,7 @@ class BackupPolicy(Model):
         default_factory=dict, description="kind of backup to when it is taken, in UTC; empty for once a day"
     )
     retention: Retention = Field(default_factory=Retention, description="how many verified backups stay")
+    drill: Drill = Field(default_factory=Drill, description="when coming back from a disaster is rehearsed")
 
     @model_validator(mode="after")
     def _has_a_full_one(self) -> Self:

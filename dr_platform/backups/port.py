@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from dr_platform.databases.access import Login
+from dr_platform.databases.port import Endpoint
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -148,6 +151,15 @@ class Restoration(Protocol):
     def probes(self) -> Sequence[Probe]:
         """What else the engine can prove: checksums of pages, validity and recall of vector indexes,
         constraints that hold."""
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A copy in a server of our own that others may read while it is there."""
+
+    @property
+    def way_in(self) -> tuple[Endpoint, Login]:
+        """Where it answers and as whom, once something was restored."""
 
 
 class BackupEngine(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dr_platform.backups import bucket as layout
 from dr_platform.backups.errors import DamagedBackup
@@ -23,6 +23,7 @@ from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.identity import new_id
 
+T = TypeVar("T")
 _NAMED = 3
 """Tables named in a reason; the others are counted."""
 
@@ -94,7 +95,7 @@ class Prover:
         began = self.clock.monotonic()
         try:
             with engine.scratch() as restoration:
-                found, probes = _within(budget.limit_s, lambda: _asked(restoration, chain))
+                found, probes = within(budget.limit_s, lambda: _asked(restoration, chain))
         except DamagedBackup as exc:
             yield _check("restores", False, f"{exc.damage}: {exc.detail}")
             return
@@ -121,10 +122,10 @@ def _asked(restoration: Restoration, chain: Sequence[StoredBackup]) -> tuple[Fac
     return restoration.facts(), tuple(restoration.probes())
 
 
-def _within(seconds: float, act: Callable[[], tuple[Facts, tuple[Probe, ...]]]) -> tuple[Facts, tuple[Probe, ...]]:
+def within(seconds: float, act: Callable[[], T]) -> T:
     """The act in a thread of its own. One that takes too long is left behind: the end of the scratch server
     takes its connections away."""
-    results: list[tuple[Facts, tuple[Probe, ...]]] = []
+    results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:

@@ -16,7 +16,7 @@ from dr_platform.backups import bucket as layout
 from dr_platform.backups import stream
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.errors import Damage, DamagedBackup, UnknownBackup
-from dr_platform.backups.keys import KeyRing
+from dr_platform.backups.keys import BackupKeys
 from dr_platform.backups.manifest import Manifest, Part, PieceEntry, digest, read
 from dr_platform.backups.port import StoredBackup
 from dr_platform.objects import NoSuchObject
@@ -91,7 +91,7 @@ class StoredFile:
 @dataclass(frozen=True)
 class BackupReader:
     bucket: Bucket
-    keys: KeyRing
+    keys: BackupKeys
 
     def manifest(self, database: str, backup_id: str) -> tuple[Manifest, str]:
         """What was signed, and its digest. Raises ``UnknownBackup`` or ``DamagedBackup``."""

@@ -17,6 +17,22 @@ FOLDER = Path(__file__).parent / "stand_alone"
 FILES = ("README.md", "decrypt_backup.py")
 
 
+def signers(bucket: Bucket) -> tuple[str, ...]:
+    """The public keys that lie in the bucket: whoever can write to it could have put one there, so a person who has
+    written theirs down names it instead."""
+    found = {info.key: bucket.objects.get(info.key) for info in bucket.objects.list(f"{RECOVERY}/keys")}
+    return tuple(public for key, content in found.items() if (public := _named_so(key, content)))
+
+
+def _named_so(key: str, content: bytes) -> str:
+    """The key of a file that is named after it; empty for anything else."""
+    text = content.decode("ascii", errors="replace").strip()
+    try:
+        return text if key.endswith(f"/{key_name(text)}.hex") else ""
+    except ValueError:
+        return ""
+
+
 def plant(bucket: Bucket, keys: KeyRing) -> str:
     """The decryptor with its text, and the public key of today's signatures; returns their folder. Objects
     never change, so each version of the decryptor has a folder of its own."""

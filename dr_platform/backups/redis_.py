@@ -208,6 +208,8 @@ def _serving(engine: RedisBackups, path: Path) -> Generator[ScratchServer]:
     with _nobody() as port:
         # With the append-only file switched on Redis would ignore the snapshot and start empty.
         options = ["--appendonly", "no", "--save", "", "--dbfilename", FILE, "--replicaof", "127.0.0.1", str(port)]
+        # Whoever is let in may write: masking plants what it searches for afterwards.
+        options += ["--replica-read-only", "no"]
         with scratch_server(
             engine.source.database, engine.base, engine.clock, fill=link, options=[*options, *_debugging()]
         ) as server:
@@ -306,6 +308,10 @@ class ScratchRestoration:
         if self._server is None:
             raise RestoreFailed(self.address, "nothing was restored yet")
         return self._server
+
+    @property
+    def way_in(self) -> tuple[Endpoint, Login]:
+        return self.server.endpoint, self.server.login
 
     def restore(self, chain: Sequence[StoredBackup]) -> None:
         file = self.held.enter_context(workplace(self.engine.base)) / FILE

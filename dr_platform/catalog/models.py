@@ -464,6 +464,9 @@ class Environment(Model):
     settings: Settings = Field(default_factory=dict, description="handed to every service")
     services: dict[Name, ServiceOverride] = Field(default_factory=dict, description="what it changes per service")
     service_start: Duration = Field(default=45.0, description="a service started alone must be ready within")
+    backup_before_change: Literal["real-data", "always"] = Field(
+        default="real-data", description="where a schema is changed only after a verified backup"
+    )
     remediation: Remediation = Field(default=Remediation(), description="how unhealthy parts are mended")
     bake: Duration = Field(default=5.0, description="how long each step of a rollout is watched")
     look: Duration = Field(default=1.0, description="between two looks of the rollout controller")

@@ -13,6 +13,7 @@ from dr_platform.cli import (
     backup_verbs,
     catalog_verbs,
     data_verbs,
+    drill_verbs,
     emergency_verbs,
     fault_verbs,
     fill_verbs,
@@ -80,6 +81,7 @@ app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
 intake_verbs.register(app)
 backup_verbs.register(app)
+drill_verbs.register(app)
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

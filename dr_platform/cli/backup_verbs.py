@@ -216,6 +216,9 @@ def restore(
         str | None, typer.Option("--until", help="Bring a physical backup to this time, such as 2026-11-26T14:05:00Z.")
     ] = None,
     point: Annotated[str | None, typer.Option("--point", help="Bring it to a named restore point.")] = None,
+    before: Annotated[
+        str | None, typer.Option("--before", help="Bring it to right before this version of its schema.")
+    ] = None,
     confirm: Annotated[
         str | None, typer.Option("--confirm", help="The backup's id, once you have read the plan.")
     ] = None,
@@ -224,7 +227,10 @@ def restore(
 ) -> None:
     """Show the plan of a restore; with the backup's id as confirmation, restore into a new database and compare."""
     desk = _desk(context)
-    plan = desk.plan_restore(database, backup_id, into, _moment(until, point))
+    moment = _moment(until, point, before)
+    if before is not None:
+        moment = desk.point_before(database, before, backup_id)
+    plan = desk.plan_restore(database, backup_id, into, moment)
     if confirm is None:
         _show_plan(plan, as_json)
         raise typer.Exit(ExitCode.REFUSED)
@@ -241,9 +247,9 @@ def restore(
         console.print(f"  {number}. {step}", markup=False)
 
 
-def _moment(until: str | None, point: str | None) -> str:
-    if until is not None and point is not None:
-        raise typer.BadParameter("name a time or a restore point, not both", param_hint="--until")
+def _moment(until: str | None, point: str | None, before: str | None) -> str:
+    if sum(given is not None for given in (until, point, before)) > 1:
+        raise typer.BadParameter("name a time, a restore point or a version, one of them", param_hint="--until")
     if until is not None and moment_of(until) is None:
         raise typer.BadParameter("write a time such as 2026-11-26T14:05:00Z", param_hint="--until")
     if point is not None and (moment_of(point) is not None or "/" in point):

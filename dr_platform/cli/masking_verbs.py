@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -9,13 +12,17 @@ from rich.markup import escape
 
 from dr_platform.cli.context import Choice, JsonOption, console, mark, print_json, say
 from dr_platform.errors import ExitCode
+from dr_platform.masking.port import MaskSource
 from dr_platform.masking.recipe import Profile
 from dr_platform.masking.run import Report
+from dr_platform.platform import Platform
 
 
 def mask(
     context: typer.Context,
-    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="`live`, where all data is synthetic.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="SOURCE", help="`production-backup`, the id of a backup, or `live`.")
+    ],
     into: Annotated[str, typer.Option("--into", metavar="ENVIRONMENT", help="Whose servers get the new databases.")],
     profile: Annotated[Profile, typer.Option(help="What the law asks for.")] = Profile.SAFE_HARBOR,
     only_plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; write nothing.")] = False,
@@ -23,16 +30,14 @@ def mask(
 ) -> None:
     """Mask a copy of an environment's databases into new ones; 0 only if every gate passed."""
     from dr_platform import masked_staging
-    from dr_platform.platform import Platform
 
     choice: Choice = context.obj
-    platform = choice.platform()
     target = Platform.open(into, catalog=choice.catalog, state=choice.state, runtime=choice.runtime)
-    opened = open_source(platform, source)
-    if only_plan:
-        _show_plan(masked_staging.plan(platform, opened, target, profile), as_json=as_json)
-        return
-    report = masked_staging.mask_into(platform, opened, target, profile, say)
+    with open_source(choice, source, target) as (platform, opened):
+        if only_plan:
+            _show_plan(masked_staging.plan(platform, opened, target, profile), as_json=as_json)
+            return
+        report = masked_staging.mask_into(platform, opened, target, profile, say)
     if as_json:
         print_json(report.as_json())
     else:
@@ -41,13 +46,21 @@ def mask(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def open_source(platform: Any, name: str) -> Any:
-    """The source that a person named."""
-    from dr_platform.masked_staging import LIVE, LiveSource, NoRestoredSource
+@contextmanager
+def open_source(choice: Choice, name: str, into: Platform) -> Generator[tuple[Platform, MaskSource]]:
+    """The source that a person named, with the platform of its environment. A restored copy is gone at the end."""
+    from dr_platform.masked_staging import LIVE, LiveSource, check
+    from dr_platform.restored_source import environment_named, restored
 
-    if name != LIVE:
-        raise NoRestoredSource(name, "nothing here brings a backup back")
-    return LiveSource(platform)
+    platform = choice.platform()
+    if name == LIVE:
+        yield platform, LiveSource(platform)
+        return
+    if (environment := environment_named(platform.catalog, name)) is not None:
+        platform = replace(choice, environment=environment).platform()
+    check(platform, into)
+    with restored(platform, None if environment is not None else name, say) as source:
+        yield platform, source
 
 
 def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:

@@ -173,15 +173,6 @@ def approve(
         console.print(f"{request_id}: approved by {me.name} until {until}", markup=False)
 
 
-def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
-    """The digest of what is to be done now: of a release, or of the change of a schema."""
-    if (database := database_of(asked.release)) is None:
-        return candidate_of(platform, asked.release, target).plan_digest
-    if target.name != platform.environment.name:
-        raise AnotherEnvironment(asked.id, target.name)
-    return digest_now(platform, database)
-
-
 def approvals(
     context: typer.Context,
     to: Annotated[str | None, typer.Option("--to", help="Only requests for this environment.")] = None,
@@ -215,7 +206,11 @@ def void(
 
 
 def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
-    """The digest of what would be carried out by now: a release's plan, or that of a restore."""
+    """The digest of what would be carried out by now: of a release, of the change of a schema, or of a restore."""
+    if (database := database_of(asked.release)) is not None:
+        if target.name != platform.environment.name:
+            raise AnotherEnvironment(asked.id, target.name)
+        return digest_now(platform, database)
     found = restore_digest(platform, asked.release)
     return found if found is not None else candidate_of(platform, asked.release, target).plan_digest
 

@@ -273,6 +273,11 @@ class CqlDatabase:
         with self._errors():
             return self._session.execute(statement, parameters or None, timeout=timeout_s)
 
+    @property
+    def login(self) -> Login:
+        """As whom it is connected."""
+        return self._login
+
     def ping(self, timeout_s: float = 2.0) -> float:
         started = self._clock.monotonic()
         self._ask("SELECT key FROM system.local", timeout_s=timeout_s)

@@ -219,6 +219,11 @@ class MongoDatabase:
             reason = "no answer in time" if exc.timeout else type(exc).__name__
             raise DatabaseUnreachable(self.database.name, self.endpoint.address, reason) from exc
 
+    @property
+    def login(self) -> Login:
+        """As whom it is connected."""
+        return self._login
+
     def ping(self, timeout_s: float = 2.0) -> float:
         with self._errors(), pymongo.timeout(timeout_s):
             self.schema.command("ping")  # may open a connection, which is not what is measured

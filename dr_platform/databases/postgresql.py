@@ -46,7 +46,7 @@ from dr_platform.databases.port import (
     ServerInfo,
 )
 from dr_platform.databases.postgresql_shape import shape_of
-from dr_platform.databases.postgresql_steps import StepRunner, Watch, read_history, read_shape
+from dr_platform.databases.postgresql_steps import Marked, StepRunner, Watch, read_history, read_shape
 from dr_platform.databases.schema import find_applied, find_undoable, text_of, undo_of
 from dr_platform.databases.sql_transactions import check_transaction
 from dr_platform.verdict import Progress, silent
@@ -106,6 +106,8 @@ class PostgresDatabase:
         self._wait_s = wait_s
         self.watch: Watch | None = None
         """Told while a step of this adapter runs, for those who look at its locks."""
+        self.marked: Marked | None = None
+        """Told the restore point that was written right before a step; without it none is written."""
         self._lock = threading.RLock()
         self._connection = self._open(login)
 
@@ -219,6 +221,8 @@ class PostgresDatabase:
             if done := find_applied(self.database.name, step, runner.history()):
                 return done
             runner.keep_books()
+            if self.marked is not None and (point := runner.mark(step, progress)):
+                self.marked(step, point)
             return runner.apply(step, text, assertions, progress)
 
     def undo(self, step: SchemaStep) -> AppliedStep | None:

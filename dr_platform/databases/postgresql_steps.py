@@ -37,6 +37,7 @@ from dr_platform.databases.schema import MigrationFailed, version_key
 from dr_platform.databases.sql_text import Statement, statements_of
 from dr_platform.databases.sql_transactions import INDEX
 from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.identity import new_id
 from dr_platform.verdict import Progress, silent
 
 HISTORY = "drp_schema_history"
@@ -69,6 +70,11 @@ _SETTINGS = "; ".join(
 Connection = psycopg.Connection[Any]
 Watch = Callable[[int], None]
 """Takes the process id of the server that runs a step: when it begins, and when all its locks are still held."""
+
+Marked = Callable[[SchemaStep, str], None]
+"""Takes the name of the restore point right before a step."""
+_POINT_LENGTH = 54
+"""Characters of a point's name before its identifier; the server takes 63 in all."""
 
 
 class BooksDisagree(PlatformError):
@@ -184,6 +190,20 @@ class StepRunner:
         return fingerprint_of(shape)
 
     # Steps
+
+    def mark(self, step: SchemaStep, progress: Progress) -> str | None:
+        """Write a restore point into the log and return its name, which nobody used before: recovery stops at the
+        first of a name. ``None`` for an empty schema, which has nothing to lose, and where the server has no such log
+        or lets nobody but its superuser write into it."""
+        if not self.history():
+            return None
+        name = new_id(f"before-{self._name}-{step.version}"[:_POINT_LENGTH])
+        try:
+            self._connection.execute("SELECT pg_create_restore_point(%s)", (name,))
+        except (errors.InsufficientPrivilege, errors.ObjectNotInPrerequisiteState) as exc:
+            progress(f"{self._name}: no restore point before {step.version}: {type(exc).__name__}")
+            return None
+        return name
 
     def apply(self, step: SchemaStep, text: str, assertions: str | None, progress: Progress = silent) -> AppliedStep:
         started = self._clock.monotonic()

@@ -11,9 +11,6 @@ from datetime import datetime, timedelta
 from dr_platform.databases.port import AppliedStep
 from dr_platform.errors import ExitCode, PlatformError
 
-BACKUP_AGE = timedelta(hours=24)
-"""How old the newest verified backup may be where no policy says otherwise."""
-
 
 class NoFreshBackup(PlatformError):
     exit_code = ExitCode.REFUSED

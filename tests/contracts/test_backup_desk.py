@@ -114,7 +114,7 @@ def test_a_backup_is_verified_listed_and_written_down(desk: BackupDesk) -> None:
     assert (folder / "manifest.json").is_file()
     assert list((folder / "parts").rglob("00000"))
     assert kinds_of_evidence(desk.platform) == [ASKED, TAKEN, PROVED]
-    assert [look.verdict().passed for look in recovery_looks(desk.platform) if look.asset[1] == NAME] == [True] * 4
+    assert [look.verdict().passed for look in recovery_looks(desk.platform) if look.asset[1] == NAME] == [True] * 5
 
 
 def test_without_a_backup_nothing_is_well(desk: BackupDesk) -> None:
@@ -255,7 +255,7 @@ def test_the_job_takes_one_for_its_slot_and_its_checks_judge_it(platform: Platfo
     )
     assert done.success
     answers = {found.check_name: found.passed for found in done.get_asset_check_evaluations()}
-    assert answers == {"verified": True, "fresh": True, "restorable": True, "expiry": True}
+    assert answers == {"verified": True, "fresh": True, "restorable": True, "expiry": True, "drill": True}
     (made,) = done.asset_materializations_for_node(f"backups__{NAME}")
     assert made.metadata["state"].value == "verified"
     (record,) = BackupDesk(platform).records(NAME)

@@ -124,7 +124,7 @@ class TestPostgres(DatabaseContract):
                 migrate(other, steps, only={"2"})
             return JobResult(0, "", 0.1)
 
-        done = apply_steps(MemoryRuntime(SystemClock(), job), db, steps, silent, None)
+        done = apply_steps(lambda: MemoryRuntime(SystemClock(), job), db, steps, silent, None)
         assert [step.version for step in done] == ["1", "2", "3"]
         assert db.connection.execute("SELECT count(*) FROM t WHERE a = 1").fetchone() == (500,)
 
@@ -134,7 +134,7 @@ class TestPostgres(DatabaseContract):
         write_step(tmp_path / "steps", "V3__more.sql", self.adding("more"))
         killed = MemoryRuntime(SystemClock(), lambda _job: JobResult(None, "", 0.0))
         with pytest.raises(FillingStopped, match="killed"):
-            apply_steps(killed, db, read_steps(tmp_path / "steps"), silent, None)
+            apply_steps(lambda: killed, db, read_steps(tmp_path / "steps"), silent, None)
         assert [step.version for step in db.applied()] == ["1"]
 
     def test_a_missing_database_is_named(self, server: Running) -> None:

@@ -8,9 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from dr_platform import masked_staging
+from dr_platform.backups.redis_ import HEARTBEAT_KEY
+from dr_platform.backups.source import HEARTBEAT
 from dr_platform.cli.app import app
+from dr_platform.databases import cql, mongodb
+from dr_platform.databases.postgresql_batches import PROGRESS
+from dr_platform.databases.postgresql_steps import HISTORY, REVISION
 from dr_platform.errors import PlatformError
 from dr_platform.masked_staging import LiveSource, NoRestoredSource, NotAnEnvironmentForMasked, masking_key
+from dr_platform.masking.classification import read_classifications
 from dr_platform.masking.recipe import Profile
 from dr_platform.platform import Platform
 from tests.catalogs import SHIPPED
@@ -52,7 +58,7 @@ def test_a_live_database_of_patients_is_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["mask", "--from", "production-backup", "--into", "staging"], NoRestoredSource),
+        (["--runtime", "local", "mask", "--from", "production-backup", "--into", "staging"], NoRestoredSource),
         (["mask", "--from", "live", "--into", "nowhere"], PlatformError),
         (["mask", "--from", "live", "--into", "production", "--plan"], NotAnEnvironmentForMasked),
     ],
@@ -61,3 +67,16 @@ def test_a_mistake_ends_before_anything_is_asked(words: list[str], told: type[Pl
     ended = CliRunner().invoke(app, ["--catalog", str(SHIPPED), "--state", str(tmp_path), *words])
     assert isinstance(ended.exception, told)
     assert ended.exception.exit_code == 2
+
+
+def test_what_the_platform_itself_keeps_in_a_database_never_stops_a_run() -> None:
+    """A backup leaves its heartbeat and a migration its books in every database."""
+    known = read_classifications(SHIPPED)
+    own = {
+        "postgres": {f"public.{name}" for name in (HISTORY, REVISION, PROGRESS, "drp_backup_heartbeat")},
+        "mongodb": {HISTORY, HEARTBEAT, mongodb.LOCK},
+        "scylladb": {HISTORY, HEARTBEAT, cql.LOCK},
+        "redis": {HEARTBEAT_KEY, "drp:schema:*"},
+    }
+    assert {name: tables - known[name].tables.keys() for name, tables in own.items()} == {name: set() for name in own}
+    assert not any(known[name].tables[table].is_masked for name, tables in own.items() for table in tables)

@@ -151,6 +151,11 @@ class ScratchRestoration:
     def access(self) -> Access:
         return self.server.access(self.database)
 
+    @property
+    def way_in(self) -> tuple[Endpoint, Login]:
+        access = self.access
+        return access.endpoint, Login(access.username, access.password)
+
     def restore(self, chain: Sequence[StoredBackup]) -> None:
         self.database = chain[-1].facts.database
         if chain[-1].kind is Kind.LOGICAL:
