@@ -83,6 +83,7 @@ def seed(
     documents = read_source(source, language=knowledge_set.language)
     name, of = knowledge_set.name, source_name(knowledge_set, source)
     with store.long_statements(connection), store.only_seeder(connection, name, clock, progress):
+        store.require_in_use(connection, embedder)
         stored = store.read_stored(connection, name, of)
         _refuse_taken_slugs(documents, stored, source)
         found = _differences(documents, stored, embedder)
@@ -199,18 +200,22 @@ class _Work:
         chunks = {document.slug: chunk_document(document) for document in self.documents}
         count = sum(map(len, chunks.values()))
         cache = store.VectorCache(connection, self.embedder)
-        self._embed([chunk for own in chunks.values() for chunk in own], cache)
+        self._embed(connection, [chunk for own in chunks.values() for chunk in own], cache)
         with connection.transaction():
             store.load_alone(connection, self.clock, self.progress)
+            store.load_model(connection, self.embedder, self.clock.now())
             if self.found.count:
-                self._load(connection, chunks, cache, count)
+                self._load(connection, chunks, cache)
+            # Also where nothing changed: a load that was killed may have left them out.
+            store.load_indexes(connection, self.embedder, self.progress)
             store.load_seed(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
         if self.found.count:
             store.refresh_statistics(connection)
         return count, cache.embedded
 
-    def _embed(self, chunks: Sequence[Chunk], cache: store.VectorCache) -> None:
+    def _embed(self, connection: Connection[Any], chunks: Sequence[Chunk], cache: store.VectorCache) -> None:
         """Make and keep the vectors before the transaction, so that a stopped seed has not lost them."""
+        store.drop_indexes_for(connection, self.embedder.model_id, cache.missing(chunks))
         for at in range(0, len(chunks), store.EMBED_BATCH):
             cache.vectors(chunks[at : at + store.EMBED_BATCH])
             done = min(at + store.EMBED_BATCH, len(chunks))
@@ -218,15 +223,13 @@ class _Work:
                 self.progress(f"{self.set_name}: {done:,} of {len(chunks):,} chunks embedded")
 
     def _load(
-        self, connection: Connection[Any], chunks: dict[str, tuple[Chunk, ...]], cache: store.VectorCache, count: int
+        self, connection: Connection[Any], chunks: dict[str, tuple[Chunk, ...]], cache: store.VectorCache
     ) -> None:
         store.load_replaced(connection, self.set_name, self.source, (*self.found.changed, *self.found.removed))
         store.load_removals(connection, self.set_name, self.source, self.found.removed)
         store.load_staging(connection)
         for at in range(0, len(self.documents), store.LOAD_BATCH):
             store.load_rows(connection, self.documents[at : at + store.LOAD_BATCH], chunks, cache)
-        store.load_without_indexes(connection, count)
         store.load_upsert(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
         store.load_terms(connection, self.documents, self.embedder)
-        store.load_indexes(connection, self.progress)
         store.load_prune(connection)
