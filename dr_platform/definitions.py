@@ -17,6 +17,7 @@ from dr_platform.platform import Platform
 from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
 from jobs.delivery import delivery_jobs
 from jobs.emergency import emergency_job
+from jobs.knowledge import reindex_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
 from jobs.promotion import promotion_job
@@ -50,7 +51,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *compliance_assets(platform),
         ],
         asset_checks=check_definitions(platform),
-        jobs=[*jobs, *keeping, *deliveries, promote, migrate, emergency_job(platform)],
+        jobs=[*jobs, *keeping, *deliveries, promote, migrate, reindex_job(platform), emergency_job(platform)],
         schedules=[*schedule_definitions(), migration_schedule(platform, migrate)],
         sensors=[
             health_sensor(platform),

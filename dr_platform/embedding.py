@@ -8,7 +8,7 @@ No network is used: wordllama's own loader would try a download, so its two file
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +96,7 @@ class UnknownModel(PlatformError):
         self.next_step = f"choose one of {', '.join(MODELS)}"
 
 
+@cache
 def embedder_named(model: str) -> WordVectors:
     """The embedder that makes a model's vectors, loaded at its first use."""
     if model not in MODELS:

@@ -330,7 +330,8 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
 
     folder = platform.catalog.knowledge_folder(name)
     with platform.knowledge() as connection:
-        report = evaluate_set(connection, platform.embedder, platform.catalog.knowledge[name], folder)
+        embedder = platform.embedder_of(connection)
+        report = evaluate_set(connection, embedder, platform.catalog.knowledge[name], folder)
     return report.verdict()
 
 

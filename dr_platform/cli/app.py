@@ -17,6 +17,7 @@ from dr_platform.cli import (
     fill_verbs,
     incident_verbs,
     intake_verbs,
+    knowledge_verbs,
     maintenance_verbs,
     migration_verbs,
     monitoring_verbs,
@@ -72,6 +73,7 @@ app.add_typer(incident_verbs.app, name="incident")
 app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
 intake_verbs.register(app)
+app.add_typer(knowledge_verbs.app, name="knowledge")
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

@@ -65,12 +65,11 @@ class Hashing:
         import numpy as np
 
         rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
+        for at, text in enumerate(texts):
             for word in text.lower().split():
                 digest = hashlib.sha256(word.encode()).digest()
-                row[int.from_bytes(digest[:4], "big") % self.dimensions] += 1 if digest[4] % 2 else -1
-            row /= max(float(np.linalg.norm(row)), 1e-12)
-        return rows
+                rows[at, int.from_bytes(digest[:4], "big") % self.dimensions] += 1 if digest[4] % 2 else -1
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 class Blind(Hashing):
