@@ -22,6 +22,7 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "analysis": frozenset({"health"}),
     "hipaa": frozenset({"hipaa", "security"}),
     "retrieval": frozenset({"ai"}),
+    **dict.fromkeys(("duplicates", "language", "phi", "staleness"), frozenset[Suite]({"data", "ai"})),
     "smoke": frozenset({"smoke"}),
     "conversation": frozenset({"integration"}),
     "queue": frozenset({"integration"}),

@@ -89,7 +89,7 @@ def seed(
         found = _differences(documents, stored, embedder)
         touched = {*found.added, *found.changed}
         work = _Work(name, of, [d for d in documents if d.slug in touched], found, embedder, clock, progress)
-        warnings = phi_warnings(work.documents, phi or _identifiers)
+        warnings = phi_warnings(work.documents, phi or identifiers)
         _tell(warnings, progress)
         chunks, embedded = work.carry_out(connection)
     report = SeedReport(
@@ -176,7 +176,8 @@ def _tell(warnings: Sequence[str], progress: Progress) -> None:
         progress(f"warning: … and {len(warnings) - WARNINGS_SHOWN} more documents")
 
 
-def _identifiers(text: str) -> Sequence[str]:
+def identifiers(text: str) -> Sequence[str]:
+    """Kinds of what seems to identify a patient, once for each place: what seeds warn of."""
     from dr_platform.phi import PhiDetector
 
     spans = PhiDetector().detect(text)
