@@ -340,7 +340,8 @@ def seed_knowledge(
     knowledge_set = platform.catalog.knowledge[name]
     folder = source or platform.catalog.knowledge_folder(name) / knowledge_set.source
     with platform.knowledge("admin") as connection:
-        report = seed(connection, knowledge_set, folder, platform.embedder_of(connection), progress)
+        embedder = platform.embedder_of(connection)
+        report = seed(connection, knowledge_set, folder, embedder, progress, clock=platform.clock)
     counts = {
         "documents_added": report.documents_added,
         "documents_changed": report.documents_changed,

@@ -1,4 +1,5 @@
-"""Keeping stored knowledge right by itself: which embedder is in use, another one's vectors, the switch.
+"""Keeping stored knowledge right by itself: which embedder is in use, another one's vectors, the switch,
+and which sets are to be seeded again.
 
 Here: what joins the platform with ``knowledge.models``. Not here: loading a set (``bring_up``), or the looks
 at it (``health``).
@@ -6,13 +7,20 @@ at it (``health``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dr_platform.catalog import KnowledgeSet
 from dr_platform.knowledge.embedder import Embedder
 from dr_platform.knowledge.evaluate import RetrievalReport, evaluate_set
 from dr_platform.knowledge.models import Model, Reindexed, Switched, read_models
+from dr_platform.knowledge.seeding import compare
+from dr_platform.knowledge.sources import SourceError
 from dr_platform.knowledge.store import read_in_use
+from dr_platform.knowledge.upkeep import Leave, Reseed, Standing, Tried, decide
 from dr_platform.platform import Platform
 from dr_platform.verdict import Progress, silent
 
@@ -72,6 +80,52 @@ def retire(platform: Platform, model: str, actor: str, progress: Progress = sile
         removed = versions.retire(connection, model, platform.clock, progress)
     platform.evidence.append(RETIRED, SUBJECT, actor, {"model": model, "vectors": removed})
     return removed
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be seeded again, and why the rest is left alone."""
+
+    reseeds: tuple[Reseed, ...]
+    left: tuple[Leave, ...]
+
+    def summary(self) -> str:
+        reasons = sorted({left.why for left in self.left})
+        return "; ".join(f"{', '.join(x.name for x in self.left if x.why == why)}: {why}" for why in reasons)
+
+
+def due(platform: Platform, tried: Mapping[str, Tried], busy: Callable[[tuple[str, str]], bool]) -> Due:
+    """Which sets are seeded again now. ``busy`` says whether a run works on an asset. Raises what the
+    connection to the store raises."""
+    now = platform.clock.now()
+    found = [
+        decide(standing, tried.get(standing.name), now, busy="a run is at work on it" if asked else "")
+        for standing in standings(platform)
+        for asked in (busy(("knowledge", standing.name)),)
+    ]
+    return Due(
+        tuple(answer for answer in found if isinstance(answer, Reseed)),
+        tuple(answer for answer in found if isinstance(answer, Leave)),
+    )
+
+
+def standings(platform: Platform) -> tuple[Standing, ...]:
+    """Every set's own source against the store."""
+    with platform.knowledge() as connection:
+        return tuple(
+            _standing(connection, knowledge_set, platform.catalog.knowledge_folder(name), platform.clock.now())
+            for name, knowledge_set in platform.catalog.knowledge.items()
+        )
+
+
+def _standing(connection: Connection[Any], knowledge_set: KnowledgeSet, folder: Path, now: datetime) -> Standing:
+    name, limit = knowledge_set.name, knowledge_set.freshness_days
+    try:
+        seen = compare(connection, knowledge_set, folder / knowledge_set.source)
+    except SourceError as exc:
+        return Standing(name, limit, trouble=f"its source has {len(exc.faults)} faults; `drp seed {name}` tells them")
+    age = (now - seen.seeded_at).total_seconds() / 86_400 if seen.seeded_at else None
+    return Standing(name, limit, seen.signature, seen.pending, age)
 
 
 def ask_all(platform: Platform, connection: Connection[Any], embedder: Embedder) -> tuple[RetrievalReport, ...]:

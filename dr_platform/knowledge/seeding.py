@@ -12,6 +12,8 @@ one seed appear in one transaction.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -120,6 +122,30 @@ def pending_changes(connection: Connection[Any], knowledge_set: KnowledgeSet, so
     documents = read_source(source, language=knowledge_set.language)
     stored = store.read_stored(connection, knowledge_set.name, source_name(knowledge_set, source))
     return store.difference({d.slug: d.content_hash for d in documents}, stored.hashes).count
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Source against store. ``signature`` changes with either."""
+
+    pending: int
+    seeded_at: datetime | None
+    signature: str
+
+
+def compare(connection: Connection[Any], knowledge_set: KnowledgeSet, source: Path) -> Compared:
+    """How a source and what was loaded from it stand to each other. Raises ``SourceError``."""
+    documents = read_source(source, language=knowledge_set.language)
+    of = source_name(knowledge_set, source)
+    wanted = {d.slug: d.content_hash for d in documents}
+    row = connection.execute(
+        "SELECT seeded_at FROM knowledge.seeds WHERE set_name = %s AND source = %s", (knowledge_set.name, of)
+    ).fetchone()
+    seeded_at = row[0] if row else None
+    state = json.dumps([sorted(wanted.items()), str(seeded_at)])
+    stored = store.read_stored(connection, knowledge_set.name, of)
+    pending = store.difference(wanted, stored.hashes).count
+    return Compared(pending, seeded_at, hashlib.sha256(state.encode()).hexdigest()[:16])
 
 
 def freshness(connection: Connection[Any], knowledge_set: KnowledgeSet, now: datetime) -> Age:

@@ -126,7 +126,7 @@ def test_a_passage_of_another_article_is_found_word_for_word_and_nearly(reader: 
     assert "copied, edited" in verdict.why
     assert "fresh" not in verdict.why
     assert duplicates_verdict(reader, SLEEP).measurements["equal"] == 1, "the other side of the pair is told too"
-    assert duplicates_verdict(reader, own(quality := {"slug": "fresh", "title": "x", "text": "y"})).passed, quality
+    assert duplicates_verdict(reader, own({"slug": "fresh", "title": "x", "text": "y"})).passed
 
 
 def test_a_set_may_allow_a_share_of_repetitions(reader: Connection, own: Any) -> None:

@@ -157,9 +157,10 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "rollouts",
         "incidents",
         "intake",
+        "knowledge",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
-    assert {s.name for s in schedules} == {"hourly_checks", "daily_knowledge", "daily_retention", "migrations"}
+    assert {s.name for s in schedules} == {"hourly_checks", "daily_retention", "migrations"}
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
     assert {s.execution_timezone for s in schedules} == {"UTC"}
 
