@@ -487,7 +487,14 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
         *(
             # Whole sets are read, so not in every run that brings something up.
             Look(
-                ("knowledge", name), check, text, bound(knowledge_gate, platform, name, gate), severe, (), Cost.THOROUGH
+                ("knowledge", name),
+                check,
+                text,
+                bound(knowledge_gate, platform, name, gate),
+                severe,
+                (),
+                Cost.THOROUGH,
+                "gates",
             )
             for check, text, severe, gate in _gates(platform)
         ),

@@ -21,6 +21,7 @@ from dr_platform.knowledge.seeding import compare
 from dr_platform.knowledge.sources import SourceError
 from dr_platform.knowledge.store import read_in_use
 from dr_platform.knowledge.upkeep import Leave, Reseed, Standing, Tried, decide
+from dr_platform.knowledge_mirror import mirror_set
 from dr_platform.platform import Platform
 from dr_platform.verdict import Progress, silent
 
@@ -67,6 +68,8 @@ def switch(platform: Platform, model: str, actor: str, progress: Progress = sile
             return ask_all(platform, connection, asked)
 
         done = versions.switch(connection, embedder, previous, ask, platform.clock, progress, chosen=chosen)
+        for name in platform.catalog.knowledge if done.previous != done.model else ():
+            mirror_set(platform, connection, name)
     if done.previous != done.model:
         platform.evidence.append(SWITCHED, SUBJECT, actor, dict(done.measurements()))
     return done

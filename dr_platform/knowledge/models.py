@@ -310,10 +310,10 @@ def retire(connection: Connection[Any], model: str, clock: Clock, progress: Prog
                 raise NoSuchModel(model, tuple(known))
             if known[model].state == "active":
                 raise ModelInUse(model)
-            store.drop_indexes(connection, model)
             connection.execute("DELETE FROM knowledge.term_vectors WHERE model = %s", (model,))
             connection.execute("DELETE FROM knowledge.vectors WHERE model = %s", (model,))
             connection.execute("DELETE FROM knowledge.models WHERE model = %s", (model,))
+            store.drop_indexes(connection, model)  # last: from here to the commit readers wait
         return known[model].vectors
 
 

@@ -510,11 +510,11 @@ def drop_indexes(connection: Connection[Any], model: str) -> None:
 
 def load_indexes(connection: Connection[Any], embedder: Embedder, progress: Progress) -> None:
     """Build a model's vector indexes that are missing. Readers go on meanwhile, other loads wait."""
-    for name in FORMER_INDEXES:
-        connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(sql.Identifier(name)))
     for table in INDEXED_TABLES:
         if _one(connection, "SELECT to_regclass(%s) IS NULL", (f"knowledge.{index_of(table, embedder.model_id)}",)):
             _build_index(connection, table, embedder, progress)
+    for name in FORMER_INDEXES:  # last: from here to the commit readers of those tables wait
+        connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(sql.Identifier(name)))
 
 
 def _build_index(connection: Connection[Any], table: str, embedder: Embedder, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from dr_platform.bring_up import seed_knowledge
 from dr_platform.catalog import Engine
 from dr_platform.clock import ManualClock
 from dr_platform.databases.connect import connect_database
-from dr_platform.databases.port import ManagedDatabase
+from dr_platform.databases.port import DatabaseUnreachable, ManagedDatabase
 from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.definitions import build_definitions
 from dr_platform.embedding import ShortWordVectors, UnknownModel, WordVectors
@@ -35,6 +35,8 @@ class Placed(Platform):
     placed: Running
 
     def connect(self, name: str, role: str = "application") -> ManagedDatabase:
+        if name != self.placed.database.name:
+            raise DatabaseUnreachable(name, "127.0.0.1", "not started")
         return connect_database(self.placed.database, self.placed.endpoint, self.placed.secrets, role)  # type: ignore[arg-type]
 
 
