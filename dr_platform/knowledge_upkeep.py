@@ -7,7 +7,7 @@ at it (``health``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from dr_platform.catalog import KnowledgeSet
 from dr_platform.knowledge.embedder import Embedder
-from dr_platform.knowledge.evaluate import RetrievalReport, evaluate_set
-from dr_platform.knowledge.models import Model, Reindexed, Switched, read_models
+from dr_platform.knowledge.evaluate import (
+    LabelledQuestion,
+    RetrievalReport,
+    evaluate,
+    evaluate_set,
+    read_questions,
+)
+from dr_platform.knowledge.models import Answers, Model, Reindexed, Switched, read_models
 from dr_platform.knowledge.seeding import compare
 from dr_platform.knowledge.sources import SourceError
 from dr_platform.knowledge.store import read_in_use
@@ -64,7 +70,7 @@ def switch(platform: Platform, model: str, actor: str, progress: Progress = sile
         used = read_in_use(connection)
         previous = embedder_named(used.model) if used is not None and used.model in MODELS else None
 
-        def ask(asked: Embedder) -> Sequence[RetrievalReport]:
+        def ask(asked: Embedder) -> Answers:
             return ask_all(platform, connection, asked)
 
         done = versions.switch(connection, embedder, previous, ask, platform.clock, progress, chosen=chosen)
@@ -131,10 +137,13 @@ def _standing(connection: Connection[Any], knowledge_set: KnowledgeSet, folder: 
     return Standing(name, limit, seen.signature, seen.pending, age)
 
 
-def ask_all(platform: Platform, connection: Connection[Any], embedder: Embedder) -> tuple[RetrievalReport, ...]:
-    """The labelled questions of every set that has some."""
-    return tuple(
-        evaluate_set(connection, embedder, knowledge_set, platform.catalog.knowledge_folder(name))
-        for name, knowledge_set in platform.catalog.knowledge.items()
-        if knowledge_set.questions is not None
-    )
+def ask_all(platform: Platform, connection: Connection[Any], embedder: Embedder) -> Answers:
+    """The labelled questions of every set that has some: of the whole store, and of their own set."""
+    questions: list[LabelledQuestion] = []
+    reports: list[RetrievalReport] = []
+    for name, knowledge_set in platform.catalog.knowledge.items():
+        if knowledge_set.questions is not None:
+            folder = platform.catalog.knowledge_folder(name)
+            questions += read_questions(folder / knowledge_set.questions)
+            reports.append(evaluate_set(connection, embedder, knowledge_set, folder))
+    return Answers(evaluate(connection, embedder, "the whole store", questions), tuple(reports))

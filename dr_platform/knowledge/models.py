@@ -10,7 +10,7 @@ is caught up on first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
@@ -74,8 +74,17 @@ class Reindexed:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What was found with one model: every question asked of the whole store, as the search service asks,
+    and each set's own questions of the set alone, as its check does."""
+
+    whole: RetrievalReport
+    sets: tuple[RetrievalReport, ...] = ()
+
+
+@dataclass(frozen=True)
 class Quality:
-    """Fused search over the questions of all sets."""
+    """Fused search over the questions of all sets, asked of the whole store."""
 
     questions: int
     recall: float
@@ -246,7 +255,7 @@ _MISSING_TERMS: LiteralString = """
     ) ORDER BY t.lexeme
 """
 
-Ask = Callable[[Embedder], Sequence[RetrievalReport]]
+Ask = Callable[[Embedder], Answers]
 """Asks the labelled questions of every set with an embedder whose vectors are in use."""
 
 
@@ -278,9 +287,9 @@ def switch(
             raise ModelIncomplete(embedder.model_id, missing)
         used = store.read_in_use(connection)
         comparable = previous is not None and used is not None and used.model == previous.model_id
-        before = tuple(ask(previous)) if previous is not None and comparable else ()
+        before = ask(previous) if previous is not None and comparable else None
         _bring_into_use(connection, embedder.model_id, clock.now())
-        after = tuple(ask(embedder))
+        after = ask(embedder)
         problems = worse(before, after)
         if problems and not chosen:
             raise NotAsGood(embedder.model_id, problems)
@@ -317,27 +326,20 @@ def retire(connection: Connection[Any], model: str, clock: Clock, progress: Prog
         return known[model].vectors
 
 
-def quality_of(reports: Sequence[RetrievalReport]) -> Quality:
-    """Over all questions, each counting the same, whichever set it is of."""
-    questions = sum(report.questions for report in reports)
-    if not questions:
-        return Quality(0, 0.0, 0.0)
-    return Quality(
-        questions,
-        sum(report.fused.recall * report.questions for report in reports) / questions,
-        sum(report.fused.reciprocal_rank * report.questions for report in reports) / questions,
-    )
+def quality_of(answers: Answers) -> Quality:
+    whole = answers.whole
+    return Quality(whole.questions, whole.fused.recall, whole.fused.reciprocal_rank)
 
 
-def worse(before: Sequence[RetrievalReport], after: Sequence[RetrievalReport]) -> tuple[str, ...]:
+def worse(before: Answers | None, after: Answers) -> tuple[str, ...]:
     """Why a model may not take the place of the one in use by itself; nothing where it may.
 
     Over all questions neither figure may lose more than ``MARGIN``, and no set may fall below its own
     goal that reached it before. Time is told and not judged: it varies with what the machine does.
     """
-    old, new = quality_of(before), quality_of(after)
-    if not old.questions or not new.questions:
+    if before is None or not before.whole.questions or not after.whole.questions:
         return ("there is nothing to compare: no labelled question was asked with both models",)
+    old, new = quality_of(before), quality_of(after)
     problems = [
         f"{name} falls from {was:.3f} to {now:.3f}, allowed are {MARGIN}"
         for name, was, now in (
@@ -346,8 +348,8 @@ def worse(before: Sequence[RetrievalReport], after: Sequence[RetrievalReport]) -
         )
         if now < was - MARGIN - SLACK
     ]
-    reached = {report.name for report in before if _reaches_goal(report)}
-    fallen = sorted(report.name for report in after if report.name in reached and not _reaches_goal(report))
+    reached = {report.name for report in before.sets if _reaches_goal(report)}
+    fallen = sorted(report.name for report in after.sets if report.name in reached and not _reaches_goal(report))
     return (*problems, *(f"{name} no longer reaches its goal" for name in fallen))
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,9 @@ from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.embedding import ShortWordVectors, WordVectors
 from dr_platform.knowledge import store
 from dr_platform.knowledge.embedder import Embedder
-from dr_platform.knowledge.evaluate import RetrievalReport, evaluate_set
+from dr_platform.knowledge.evaluate import evaluate_set
 from dr_platform.knowledge.models import (
+    Answers,
     ModelIncomplete,
     ModelInUse,
     NoSuchModel,
@@ -108,8 +108,9 @@ def connection(server: Running) -> Iterator[Connection]:
 
 
 def asker(connection: Connection) -> Any:
-    def ask(embedder: Embedder) -> Sequence[RetrievalReport]:
-        return (evaluate_set(connection, embedder, SLEEP, CATALOG / "knowledge" / "sleep"),)
+    def ask(embedder: Embedder) -> Answers:
+        report = evaluate_set(connection, embedder, SLEEP, CATALOG / "knowledge" / "sleep")
+        return Answers(report, (report,))
 
     return ask
 
@@ -275,7 +276,7 @@ def test_searches_go_on_with_the_model_before_until_the_switch_has_ended(
     seen: list[str] = []
     ask = asker(connection)
 
-    def looking(embedder: Embedder) -> Sequence[RetrievalReport]:
+    def looking(embedder: Embedder) -> Answers:
         with psycopg.connect(address(server, "application"), autocommit=True) as reader:
             used = store.read_in_use(reader)
             assert used is not None
@@ -347,13 +348,3 @@ def test_a_store_of_the_release_before_is_taken_over_and_can_be_taken_back(serve
             assert states(connection) == {LONG.model_id: ("active", 0)}
     finally:
         database.close()
-
-
-def test_the_margin_is_what_the_documents_say(connection: Connection) -> None:
-    from dr_platform.knowledge.models import MARGIN, worse
-
-    (report,) = asker(connection)(LONG)
-    within = replace(report, fused=replace(report.fused, recall=report.fused.recall - MARGIN))
-    beyond = replace(report, fused=replace(report.fused, recall=report.fused.recall - MARGIN - 0.001))
-    assert worse([report], [within]) == ()
-    assert worse([report], [beyond])

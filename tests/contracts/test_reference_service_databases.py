@@ -26,7 +26,8 @@ from dr_platform.databases.connect import connect_database
 from dr_platform.databases.embedded import embedded_server
 from dr_platform.embedding import ShortWordVectors, WordVectors
 from dr_platform.identity import new_id
-from dr_platform.knowledge.models import switch
+from dr_platform.knowledge.evaluate import Figures, RetrievalReport
+from dr_platform.knowledge.models import Answers, switch
 from dr_platform.reference_service.client import ServiceClient
 from dr_platform.reference_service.peers import PeerRefused
 from dr_platform.reference_service.roles.authentication import demo_secret
@@ -330,6 +331,9 @@ def test_vectors_of_another_model_are_given_when_asked_for_and_unknown_ones_refu
     assert platform.ask(Role.EMBEDDING, "/embed", {**wanted, "model": "no-such-model"}, "embed:use").status == 400
 
 
+NOTHING = Answers(RetrievalReport("no question", 0, *[Figures(0, 0, 0)] * 3, ()))
+
+
 def test_search_follows_the_store_to_another_model_and_back(platform: Platform) -> None:
     made = platform.fleet
     entry = next(d for d in made.catalog.databases.values() if d.engine is Engine.POSTGRESQL)
@@ -338,7 +342,7 @@ def test_search_follows_the_store_to_another_model_and_back(platform: Platform) 
     def use(embedder: WordVectors) -> None:
         with contextlib.closing(connect_database(entry, endpoint, made.secrets, "admin")) as database:
             connection: Any = database.connection  # type: ignore[attr-defined]
-            switch(connection, embedder, None, lambda _asked: (), SystemClock(), chosen="a test")
+            switch(connection, embedder, None, lambda _asked: NOTHING, SystemClock(), chosen="a test")
 
     for embedder in (ShortWordVectors(), WordVectors()):
         use(embedder)
