@@ -78,10 +78,12 @@ class RowMasker:
 
     def _owners(self, rows: Sequence[Row]) -> list[Person]:
         column = self.table.person
-        if not column:
-            return [NOBODY] * len(rows)
-        people = self.roster.people(self.table.link, (row.get(column) for row in rows))
-        return [people.get(canonical(row.get(column)), NOBODY) for row in rows]
+        return self.owners([row.get(column) for row in rows]) if column else [NOBODY] * len(rows)
+
+    def owners(self, keys: Sequence[Any]) -> list[Person]:
+        """Whose each row is, from the values of its column that names the person."""
+        people = self.roster.people(self.table.link, keys)
+        return [people.get(canonical(key), NOBODY) for key in keys]
 
     def _one(self, row: Row, done: dict[str, Any], person: Person) -> dict[str, Any]:
         order = self._order_of(row, done)
@@ -117,7 +119,7 @@ class RowMasker:
         if value is None:
             return None
         if column.holds is Holds.TEXT:
-            return self._text(value, person, path)
+            return self.text(value, person, path)
         if column.holds is Holds.JSON:
             return self._json(column, value, person, moment)
         if isinstance(value, dict):
@@ -136,10 +138,11 @@ class RowMasker:
             return [self._inner(below, None, v, person, moment) for v in value]
         return self._value(_column_at(self.table.columns, below), value, person, moment, below)
 
-    def _text(self, value: Any, person: Person, path: str) -> Any:
+    def text(self, value: Any, person: Person, path: str) -> Any:
+        """A text of the person, which stands at this path."""
         if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
             return REMOVED_TEXT.encode()
-        if not person.known:
+        if not person.is_known:
             self.unowned[path] += 1
             return REMOVED_TEXT
         return self.texts.mask(str(value), person)
@@ -180,7 +183,7 @@ class RowMasker:
                 return REMOVED_TEXT
             text = bytes(row[name]).hex()
         if column.holds is Holds.TEXT:
-            return self._text(text, person, name)
+            return self.text(text, person, name)
         return masked_plain(self.recipe, column.holds, text)
 
 
