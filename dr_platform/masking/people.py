@@ -7,6 +7,7 @@ lies in the file under a key that exists in memory only. Not here: what the know
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import uuid
@@ -120,7 +121,7 @@ class Roster:
 
     def _sealed(self, person: Person) -> bytes:
         nonce, pairs = os.urandom(12), (*person.needles, *person.numbers)
-        told = [str(len(person.needles)), *(text.replace(_BETWEEN, " ") for pair in pairs for text in pair)]
+        told = [str(len(person.needles)), *itertools.chain.from_iterable(pairs)]
         return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(told).encode(errors="surrogatepass"), None)
 
     def _opened(self, key: str, sealed: bytes) -> Person:

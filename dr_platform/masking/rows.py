@@ -24,6 +24,8 @@ REMOVED_TEXT = "[REMOVED]"
 """Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
 shapes could be found, and the name that stands in it would stay."""
 _LATE = frozenset({Holds.BLIND_INDEX})
+_DATED = frozenset({Holds.DATE, Holds.BIRTH_DATE, Holds.KEY})
+_WRITTEN = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def is_late(column: Column) -> bool:
@@ -46,7 +48,12 @@ def _order(table: Table, names: Sequence[str]) -> _Order:
     sealed = tuple((name, column, column.sealed) for name, column in columns if column.sealed is not None)
     plain = tuple((name, column) for name, column in columns if not is_late(column))
     indexes = tuple((name, column) for name, column in columns if column.holds is Holds.BLIND_INDEX)
-    return _Order(plain, sealed, indexes, any(column.holds is not Holds.TEXT for _, column in plain))
+    return _Order(plain, sealed, indexes, any(_is_dated(column) for _, column in plain))
+
+
+def _is_dated(column: Column) -> bool:
+    """Whether a person's shift may move the value; a key may be a time-based UUID."""
+    return column.holds in _DATED or any(map(_is_dated, column.paths.values()))
 
 
 @dataclass
@@ -155,7 +162,7 @@ class RowMasker:
                 table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened, self.unowned
             )
         masked = self._inside[id(column)].inside(document, "", person, moment)
-        return json.dumps(masked, ensure_ascii=False) if isinstance(value, str) else masked
+        return _WRITTEN(masked) if isinstance(value, str) else masked
 
     def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
         """A document whose paths are the table's columns."""

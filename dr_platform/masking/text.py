@@ -54,7 +54,7 @@ class Person(NamedTuple):
     @classmethod
     def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
         """From what identifies the person, plain."""
-        known = tuple(known)
+        known = [(holds, value.replace("\0", " ")) for holds, value in known]
         words = {part.casefold(): _MARKS[holds] for holds, part in _spoken(known)}
         numbers = {"".join(_DIGITS.findall(value)): _MARKS[holds] for holds, value in known if holds in _NUMBERED}
         return cls(

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from dr_platform.backups.postgresql.facts import HEARTBEAT as POSTGRES_HEARTBEAT
+from dr_platform.backups.redis_ import HEARTBEAT_KEY
+from dr_platform.backups.source import HEARTBEAT
 from dr_platform.clock import ManualClock
+from dr_platform.databases.postgresql_batches import PROGRESS
+from dr_platform.databases.postgresql_steps import HISTORY, REVISION
 from dr_platform.masking.classification import Seal, read_classifications
 from dr_platform.masking.seals import place_of
 from dr_platform.reference_service.cipher import FieldCipher
@@ -117,3 +122,16 @@ def test_the_documented_places_are_those_of_the_classification() -> None:
     }
     short = {name.rpartition(" ")[2]: place for name, place in pages.items()}
     assert [name for name, place in short.items() if not _matches(columns[name], name, place)] == []
+
+
+def test_what_the_platform_itself_keeps_in_a_database_is_classified_and_stays_behind() -> None:
+    """Otherwise a run would stop at the first database that was ever migrated or backed up."""
+    own = {
+        "postgres": {*(f"public.{name}" for name in (HISTORY, REVISION, PROGRESS)), ".".join(POSTGRES_HEARTBEAT._obj)},
+        "mongodb": {HISTORY, HEARTBEAT},
+        "scylladb": {HISTORY, HEARTBEAT},
+        "redis": {HEARTBEAT_KEY},
+    }
+    for database, tables in own.items():
+        known = KNOWN[database].tables
+        assert {name for name in tables if name not in known or known[name].is_masked} == set()
