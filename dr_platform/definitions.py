@@ -31,6 +31,7 @@ from schedules.drill import drill_schedules
 from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
+from sensors.backups import backups_sensor
 from sensors.controller import controller_sensor
 from sensors.health import health_sensor
 from sensors.incidents import incidents_sensor
@@ -49,7 +50,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     remedial = [job for job in (*jobs, *keeping) if job.name in (REMEDIATION_JOB, RESTART_JOB)]
     deliveries, promote = delivery_jobs(platform), promotion_job(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
-    migrate = migration_job(platform)
+    migrate, backups = migration_job(platform), backup_jobs(platform)
     return dg.Definitions(
         assets=[
             *infrastructure_assets(platform),
@@ -70,7 +71,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             emergency_job(platform),
             synthetic_job(platform),
             masking_job(platform),
-            *backup_jobs(platform),
+            *backups,
             prune_job(platform),
             drill_job(platform),
         ],
@@ -84,6 +85,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             health_sensor(platform),
             remediation_sensor(platform, remedial),
             aftercare_sensor(platform),
+            backups_sensor(platform, backups),
             controller_sensor(platform, tend),
             rollouts_sensor(platform),
             intake_sensor(platform, promote),

@@ -56,7 +56,6 @@ TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 AT_WORK = [status for status in dg.DagsterRunStatus if status not in ENDED]
-ACTOR_TAG = "dr-platform/actor"
 """Who started the run, where somebody said so."""
 BACKUP_SLOTS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """Today's slot is there from its first minute on."""
@@ -69,6 +68,20 @@ PURGE_BATCH = 2000
 
 def backup_job_name(database: str) -> str:
     return f"backup_{database.replace('-', '_')}"
+
+
+def backup_request(
+    database: str, kind: str, why: str, at: datetime, *, run_key: str | None = None, job_name: str | None = None
+) -> dg.RunRequest:
+    """A run that takes a backup now; without a ``kind`` the one for disaster recovery. ``why`` is ``schedule``, or the
+    sensor's word for it."""
+    return dg.RunRequest(
+        run_key=run_key,
+        job_name=job_name,
+        partition_key=BACKUP_SLOTS.get_partition_key_for_timestamp(at.timestamp()),
+        run_config={"ops": {f"backups__{database.replace('-', '_')}": {"config": {"kind": kind, "reason": why}}}},
+        tags={ACTOR_TAG: why if why == "schedule" else "sensor:backups", "dr-platform/reason": why},
+    )
 
 
 class Outcome(Protocol):
