@@ -8,7 +8,7 @@ import dagster as dg
 from dr_platform.health import looks
 from dr_platform.look import Look
 from dr_platform.platform import Platform
-from dr_platform.resources import check_result, key_of
+from dr_platform.resources import check_result, key_of, shown_on_asset
 from dr_platform.watch import RUN_BUDGET_S, look_at_all
 
 
@@ -42,6 +42,8 @@ def _group(platform: Platform, name: str, members: list[Look]) -> dg.AssetChecks
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = [by_key[key] for key in context.selected_asset_check_keys]
         for look, verdict in look_at_all(selected, platform.clock, RUN_BUDGET_S):
+            if verdict.report:
+                context.op_execution_context.log_event(shown_on_asset(look, verdict))
             yield check_result(look, verdict)
 
     return checks

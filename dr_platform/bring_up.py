@@ -336,11 +336,14 @@ def seed_knowledge(
 ) -> SeedOutcome:
     """Load what changed of one knowledge set, from ``source`` or from the catalog's own folder."""
     from dr_platform.knowledge.seeding import seed
+    from dr_platform.knowledge_mirror import mirror_set
 
     knowledge_set = platform.catalog.knowledge[name]
     folder = source or platform.catalog.knowledge_folder(name) / knowledge_set.source
     with platform.knowledge("admin") as connection:
-        report = seed(connection, knowledge_set, folder, platform.embedder, progress)
+        embedder = platform.embedder_of(connection)
+        report = seed(connection, knowledge_set, folder, embedder, progress, clock=platform.clock)
+        mirrored = mirror_set(platform, connection, name)
     counts = {
         "documents_added": report.documents_added,
         "documents_changed": report.documents_changed,
@@ -349,4 +352,4 @@ def seed_knowledge(
         "chunks": report.chunks,
         "embedded": report.embedded,
     }
-    return SeedOutcome(name, counts, report.duration_s)
+    return SeedOutcome(name, counts, report.duration_s, extra=mirrored.measurements())

@@ -15,11 +15,12 @@ from assets.infrastructure import infrastructure_assets
 from assets.knowledge import knowledge_assets
 from assets.services import service_assets
 from dr_platform.platform import Platform
-from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, TEND_JOB
+from dr_platform.resources import REMEDIATION_JOB, RESTART_JOB, SEED_JOB, TEND_JOB
 from jobs.backups import backup_jobs, prune_job
 from jobs.delivery import delivery_jobs
 from jobs.drill import drill_job
 from jobs.emergency import emergency_job
+from jobs.knowledge import reindex_job
 from jobs.masking import masking_job
 from jobs.migrations import migration_job
 from jobs.platform import asset_jobs, op_jobs
@@ -30,10 +31,12 @@ from schedules.drill import drill_schedules
 from schedules.migrations import migration_schedule
 from schedules.platform import schedule_definitions
 from sensors.aftercare import aftercare_sensor
+from sensors.backups import backups_sensor
 from sensors.controller import controller_sensor
 from sensors.health import health_sensor
 from sensors.incidents import incidents_sensor
 from sensors.intake import intake_sensor
+from sensors.knowledge import knowledge_sensor
 from sensors.processes import process_sensor
 from sensors.remediation import remediation_sensor
 from sensors.rollouts import rollouts_sensor
@@ -47,7 +50,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     remedial = [job for job in (*jobs, *keeping) if job.name in (REMEDIATION_JOB, RESTART_JOB)]
     deliveries, promote = delivery_jobs(platform), promotion_job(platform)
     tend = next(job for job in deliveries if job.name == TEND_JOB)
-    migrate = migration_job(platform)
+    migrate, backups = migration_job(platform), backup_jobs(platform)
     return dg.Definitions(
         assets=[
             *infrastructure_assets(platform),
@@ -64,10 +67,11 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *deliveries,
             promote,
             migrate,
+            reindex_job(platform),
             emergency_job(platform),
             synthetic_job(platform),
             masking_job(platform),
-            *backup_jobs(platform),
+            *backups,
             prune_job(platform),
             drill_job(platform),
         ],
@@ -81,10 +85,12 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             health_sensor(platform),
             remediation_sensor(platform, remedial),
             aftercare_sensor(platform),
+            backups_sensor(platform, backups),
             controller_sensor(platform, tend),
             rollouts_sensor(platform),
             intake_sensor(platform, promote),
             incidents_sensor(platform),
+            knowledge_sensor(platform, next(job for job in jobs if job.name == SEED_JOB)),
             process_sensor(platform),
             *run_sensors(platform),
         ],

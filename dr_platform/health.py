@@ -8,12 +8,13 @@ times, never field values of a service or a row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dr_platform import open_incidents
 from dr_platform.analysis import CHECK, analysis_verdict
+from dr_platform.catalog import KnowledgeSet
 from dr_platform.databases.port import DatabaseUnreachable, Finding, ManagedDatabase
 from dr_platform.errors import PlatformError
 from dr_platform.look import Cost, Look, always_answers, health_body
@@ -24,6 +25,9 @@ from dr_platform.runtime.local.documents import InUse
 from dr_platform.runtime.port import Observed, ProbeResult, Slot, SlotStatus
 from dr_platform.schema_changes import drift_verdict, lint_verdict
 from dr_platform.verdict import Measure, Verdict
+
+if TYPE_CHECKING:
+    import psycopg
 
 PROBE_S = 3.0
 PROTECTED = "/v1/protected"
@@ -330,8 +334,42 @@ def retrieval_verdict(platform: Platform, name: str) -> Verdict:
 
     folder = platform.catalog.knowledge_folder(name)
     with platform.knowledge() as connection:
-        report = evaluate_set(connection, platform.embedder, platform.catalog.knowledge[name], folder)
+        embedder = platform.embedder_of(connection)
+        report = evaluate_set(connection, embedder, platform.catalog.knowledge[name], folder)
     return report.verdict()
+
+
+@always_answers
+def knowledge_gate(platform: Platform, name: str, gate: Gate) -> Verdict:
+    """One property of a set's stored articles."""
+    with platform.knowledge() as connection:
+        return gate(connection, platform.catalog.knowledge[name])
+
+
+Gate = Callable[["psycopg.Connection", KnowledgeSet], Verdict]
+
+
+def _gates(platform: Platform) -> tuple[tuple[str, str, bool, Gate], ...]:
+    """Name, description, whether a failure is an error, and the look."""
+    from dr_platform.knowledge import gates
+    from dr_platform.knowledge.seeding import identifiers
+
+    return (
+        ("duplicates", "No article repeats a passage of another one.", False, gates.duplicates_verdict),
+        ("language", "Articles are in the language that they declare.", False, gates.language_verdict),
+        (
+            "phi",
+            "Stored passages hold nothing that seems to identify a patient (45 CFR 164.514(b)(2)).",
+            True,
+            lambda connection, chosen: gates.phi_verdict(connection, chosen, identifiers),
+        ),
+        (
+            "staleness",
+            "Every article was reviewed within the set's policy.",
+            False,
+            lambda connection, chosen: gates.staleness_verdict(connection, chosen, platform.clock.now()),
+        ),
+    )
 
 
 def looks(platform: Platform) -> tuple[Look, ...]:
@@ -446,6 +484,20 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
             "retrieval",
             "Labelled questions find their articles.",
             bound(retrieval_verdict, platform, name),
+        ),
+        *(
+            # Whole sets are read, so not in every run that brings something up.
+            Look(
+                ("knowledge", name),
+                check,
+                text,
+                bound(knowledge_gate, platform, name, gate),
+                severe,
+                (),
+                Cost.THOROUGH,
+                "gates",
+            )
+            for check, text, severe, gate in _gates(platform)
         ),
     ]
 

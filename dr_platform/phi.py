@@ -21,9 +21,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
+from typing import NamedTuple
 
 from dr_platform.errors import ExitCode, PlatformError
-from dr_platform.phi_filter import LookedAt, Need, need_of
+from dr_platform.phi_filter import Conditions, LookedAt, Need, need_of
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused and never half examined; callers split them at paragraphs."""
@@ -64,8 +66,7 @@ class PhiKind(StrEnum):
     OTHER_ID = "OTHER_ID", "R"
 
 
-@dataclass(frozen=True)
-class PhiSpan:
+class PhiSpan(NamedTuple):
     """``text[start:end]`` is probably PHI. ``confidence`` orders findings (0 to 1): from 0.8 on there
     is a cue word, a valid checksum or an unmistakable shape; below 0.5 a bare number of fitting
     length. It is not a measured probability."""
@@ -94,7 +95,8 @@ class PhiDetector:
         kind of the most confident one."""
         if len(text) > MAX_CHARACTERS:
             raise TextTooLong(len(text))
-        return tuple(_merged(sorted(_found(text), key=lambda s: (s.start, s.end))))
+        found = sorted(_found(text), key=_PLACE)
+        return tuple(_merged(found)) if found else ()
 
     def redact(self, text: str) -> str:
         """The text with ``[KIND]`` in place of every span. Nothing is detected in the result."""
@@ -119,15 +121,17 @@ def _pieces(text: str, spans: tuple[PhiSpan, ...]) -> Iterator[str]:
     yield text[end:]
 
 
+_PLACE = itemgetter(0, 1)
+
+
 def _found(text: str) -> Iterator[PhiSpan]:
     looked_at = LookedAt(text)
-    for rule in _BY_DIGITS[min(looked_at.digits, len(_BY_DIGITS) - 1)]:
-        if not rule.need.met(looked_at):
-            continue
+    for place in _BY_DIGITS[min(looked_at.digits, _MOST_DIGITS)].met(looked_at):
+        rule = _RULES[place]
         for match in rule.pattern.finditer(text):
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
-                yield PhiSpan(match.start("value"), match.end("value"), rule.kind, confidence)
+                yield PhiSpan(*match.span("value"), rule.kind, confidence)
 
 
 def _merged(ordered: list[PhiSpan]) -> Iterator[PhiSpan]:
@@ -252,10 +256,12 @@ _MONTH = (
 )
 _ORDINAL = r"[0-3]?[0-9](?:st|nd|rd|th)?"
 _YEAR = r"(?:[12][0-9]{3}|['’]?[0-9]{2})"
-_DATE = (
+_DATE_IN_NUMBERS = (
     r"(?:(?:1[89]|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]"
-    rf"|[0-3]?[0-9](?P<sep%s>[-/.])[0-3]?[0-9](?P=sep%s){_YEAR}"
-    rf"|{_MONTH}[ \t-]{{1,2}}{_ORDINAL}(?:,?[ \t-]{{1,2}}{_YEAR})?"
+    rf"|[0-3]?[0-9](?P<sep%s>[-/.])[0-3]?[0-9](?P=sep%s){_YEAR})"
+)
+_DATE_IN_WORDS = (
+    rf"(?:{_MONTH}[ \t-]{{1,2}}{_ORDINAL}(?:,?[ \t-]{{1,2}}{_YEAR})?"
     rf"|{_ORDINAL}(?:[ \t-]{{1,2}}of)?[ \t-]{{1,2}}{_MONTH}(?:,?[ \t-]{{1,2}}{_YEAR})?)"
 )
 _PHONE_DIGITS = r"[+(]?[0-9][0-9 ().\-‐‑–—]{5,18}[0-9](?:[ ,]{0,2}(?:x|ext\.?|extension)[ .:]{0,2}[0-9]{1,6})?"
@@ -303,7 +309,12 @@ def _named(cues: str, value: str, confidence: float = 0.0, judge: Callable[[str]
 
 
 def _date(label: str) -> str:
-    return _DATE % (label, label)
+    return f"(?:{_DATE_IN_NUMBERS % (label, label)}|{_DATE_IN_WORDS})"
+
+
+def _standing_alone(date: str) -> _Rule:
+    pattern = rf"(?<![0-9A-Za-z_.-])(?P<value>{date})(?![0-9A-Za-z_]|[-/.][0-9])"
+    return _Rule(PhiKind.DATE, re.compile(pattern, re.IGNORECASE), 0.5)
 
 
 _RULES: tuple[_Rule, ...] = (
@@ -324,7 +335,8 @@ _RULES: tuple[_Rule, ...] = (
     # C: dates but for the year, ages over 89
     _cue(PhiKind.BIRTH_DATE, r"d\.?o\.?b\.?|date[ \t]of[ \t]birth|birth[ \t-]?(?:date|day)|born(?:[ \t]on)?", _date("b"), 0.95),
     _cue(PhiKind.DATE, r"admi(?:tted|ssion(?:[ \t]date)?)|discharged?(?:[ \t]date)?|died|deceased|date[ \t]of[ \t](?:death|service|admission|discharge)|d\.?o\.?s\.?|appointment|surgery|seen", _date("e"), 0.8),
-    _Rule(PhiKind.DATE, re.compile(rf"(?<![0-9A-Za-z_.-])(?P<value>{_date('d')})(?![0-9A-Za-z_]|[-/.][0-9])", re.IGNORECASE), 0.5),
+    _standing_alone(_DATE_IN_NUMBERS % ("d", "d")),
+    _standing_alone(_DATE_IN_WORDS),
     _Rule(PhiKind.DATE, re.compile(r"(?<![0-9A-Za-z_.-])(?P<value>(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9])T[0-9]{2}:[0-9]{2}"), 0.5),
     _Rule(PhiKind.AGE, re.compile(rf"{_BEFORE}(?P<value>9[0-9]|1[0-2][0-9])[ \t-]?(?:years?|yrs?\.?|y\.?o\.?|y/o)(?:[ \t-]old)?{_AFTER}", re.IGNORECASE), 0.85),
     _cue(PhiKind.AGE, r"aged?|turn(?:ed|ing|s)", r"9[0-9]|1[0-2][0-9]", 0.8),
@@ -375,5 +387,5 @@ _RULES: tuple[_Rule, ...] = (
 )  # fmt: skip
 
 _MOST_DIGITS = max(rule.need.digits for rule in _RULES)
-_BY_DIGITS = tuple(tuple(rule for rule in _RULES if rule.need.digits <= n) for n in range(_MOST_DIGITS + 1))
-"""Rules that a text of so many digits can meet; most texts have none and meet a quarter of them."""
+_BY_DIGITS = tuple(Conditions([rule.need for rule in _RULES], digits) for digits in range(_MOST_DIGITS + 1))
+"""For texts of so many digits; most texts have none and can meet a quarter of the conditions."""

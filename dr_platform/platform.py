@@ -343,9 +343,19 @@ class Platform:
 
     @cached_property
     def embedder(self) -> WordVectors:
+        """What an empty knowledge store is loaded with."""
         from dr_platform.embedding import WordVectors
 
         return WordVectors()
+
+    def embedder_of(self, connection: psycopg.Connection) -> WordVectors:
+        """What makes vectors that compare with the stored ones. Raises ``UnknownModel`` where the store
+        was switched to one that this version does not have."""
+        from dr_platform.embedding import embedder_named
+        from dr_platform.knowledge.store import read_in_use
+
+        used = read_in_use(connection)
+        return self.embedder if used is None else embedder_named(used.model)
 
 
 def _bind(environment: Environment, runtime: str | None) -> Binding:

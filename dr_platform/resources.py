@@ -20,6 +20,7 @@ from dr_platform.delivery import figures
 from dr_platform.emergency import Handled
 from dr_platform.errors import PlatformError, TemporaryFailure
 from dr_platform.intake.decide import Accepted
+from dr_platform.knowledge.upkeep import Reseed, Tried
 from dr_platform.look import Cost, Look
 from dr_platform.open_incidents import OpenIncidents
 from dr_platform.platform import Platform
@@ -36,6 +37,7 @@ Sensor = Callable[[dg.SensorEvaluationContext], dg.SensorResult]
 ANSWERS = {True: "good", False: "bad", None: "unknown"}
 HEALTHY = "healthy"
 REMEDIATION_JOB = "remediate"
+SEED_JOB = "seed"
 RESTART_JOB = "restart_part"
 RESTART_OP = "start_anew"
 WORKING_JOBS = frozenset({"bring_up", REMEDIATION_JOB, RESTART_JOB, "teardown", "__ASSET_JOB"})
@@ -54,7 +56,6 @@ TARGET_TAG = "dr-platform/remediation"
 ATTEMPT_TAG = "dr-platform/attempt"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 AT_WORK = [status for status in dg.DagsterRunStatus if status not in ENDED]
-ACTOR_TAG = "dr-platform/actor"
 """Who started the run, where somebody said so."""
 BACKUP_SLOTS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """Today's slot is there from its first minute on."""
@@ -67,6 +68,20 @@ PURGE_BATCH = 2000
 
 def backup_job_name(database: str) -> str:
     return f"backup_{database.replace('-', '_')}"
+
+
+def backup_request(
+    database: str, kind: str, why: str, at: datetime, *, run_key: str | None = None, job_name: str | None = None
+) -> dg.RunRequest:
+    """A run that takes a backup now; without a ``kind`` the one for disaster recovery. ``why`` is ``schedule``, or the
+    sensor's word for it."""
+    return dg.RunRequest(
+        run_key=run_key,
+        job_name=job_name,
+        partition_key=BACKUP_SLOTS.get_partition_key_for_timestamp(at.timestamp()),
+        run_config={"ops": {f"backups__{database.replace('-', '_')}": {"config": {"kind": kind, "reason": why}}}},
+        tags={ACTOR_TAG: why if why == "schedule" else "sensor:backups", "dr-platform/reason": why},
+    )
 
 
 class Outcome(Protocol):
@@ -138,8 +153,20 @@ def check_result(look: Look, verdict: Verdict) -> dg.AssetCheckResult:
         passed=verdict.passed is True,
         severity=severity_of(look),
         description=verdict.why,
-        metadata=metadata_of(verdict),
+        metadata={**metadata_of(verdict), **_report_of(verdict)},
     )
+
+
+def _report_of(verdict: Verdict) -> dict[str, dg.MarkdownMetadataValue]:
+    return {"report": dg.MetadataValue.md(verdict.report)} if verdict.report else {}
+
+
+def shown_on_asset(look: Look, verdict: Verdict) -> dg.AssetObservation:
+    """The report on the asset itself, with its figures, which the UI draws over time. Figures carry the
+    check's name, so that those of different checks do not mix."""
+    figures = {f"{look.check}/{name}": value for name, value in verdict.measurements.items()}
+    report = {f"{look.check}/report": dg.MetadataValue.md(verdict.report)}
+    return dg.AssetObservation(dg.AssetKey(list(look.asset)), metadata={**figures, **report})
 
 
 def check_evaluation(look: Look, verdict: Verdict) -> dg.AssetCheckEvaluation:
@@ -150,7 +177,10 @@ def check_evaluation(look: Look, verdict: Verdict) -> dg.AssetCheckEvaluation:
         passed=verdict.passed is True,
         severity=severity_of(look),
         description=verdict.why,
-        metadata={k: dg.MetadataValue.text(v) if isinstance(v, str) else v for k, v in metadata_of(verdict).items()},
+        metadata={
+            **{k: dg.MetadataValue.text(v) if isinstance(v, str) else v for k, v in metadata_of(verdict).items()},
+            **_report_of(verdict),
+        },
     )
 
 
@@ -185,6 +215,10 @@ class History:
         records = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
         at_work = {run.run_id for run in self._at_work}
         return {names[key]: _written(record, at_work) for key, record in records.items()}
+
+    def busy(self, target: Target) -> bool:
+        """Whether a run works on a target, or one that seeds on a knowledge set of it."""
+        return any(_works_on(run, [target]) or _seeds(run, target) for run in self._at_work)
 
     def trails(
         self, targets: Iterable[Target], now: datetime, window: timedelta, check: str = HEALTHY
@@ -224,6 +258,11 @@ def _works_on(run: dg.DagsterRun, targets: Iterable[Target]) -> list[Target]:
     if not run.asset_selection and not run.asset_check_selection:
         return list(targets)
     return [target for target in targets if dg.AssetKey(list(target)) in (run.asset_selection or ())]
+
+
+def _seeds(run: dg.DagsterRun, target: Target) -> bool:
+    key = dg.AssetKey(list(target))
+    return run.job_name == SEED_JOB and (not run.asset_selection or key in run.asset_selection)
 
 
 def _trail(under_way: bool, records: Iterable[dg.RunRecord]) -> Trail:
@@ -267,6 +306,35 @@ def purge_runs(instance: dg.DagsterInstance, older_than: datetime) -> int:
         instance.compute_log_manager.delete_logs(prefix=[run_id])
         instance.delete_run(run_id)
     return len(records)
+
+
+def reseed_request(reseed: Reseed, looks: Iterable[Look]) -> dg.RunRequest:
+    """A run that seeds one set and looks at it."""
+    asset = ("knowledge", reseed.name)
+    return dg.RunRequest(
+        run_key=reseed.key,
+        asset_selection=[dg.AssetKey(list(asset))],
+        asset_check_keys=[key_of(look) for look in looks if look.asset == asset],
+        tags={ACTOR_TAG: "sensor:knowledge", "dr-platform/why": reseed.why},
+    )
+
+
+def tried_before(cursor: str | None) -> dict[str, Tried]:
+    """What the sensor asked for before; nothing where its cursor is of another form."""
+    try:
+        told = json.loads(cursor or "{}")
+        return {
+            name: Tried(signature, tuple(datetime.fromisoformat(at) for at in times))
+            for name, (signature, times) in told.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def tried_now(before: Mapping[str, Tried], reseeds: Iterable[Reseed]) -> str:
+    after = {**before, **{reseed.name: reseed.tried for reseed in reseeds}}
+    told = {name: (tried.signature, [at.isoformat() for at in tried.at]) for name, tried in after.items()}
+    return json.dumps(told)
 
 
 def attempt_request(remedy: Remedy, looks: Iterable[Look]) -> dg.RunRequest:

@@ -24,6 +24,7 @@ _BY_CHECK: Mapping[str, frozenset[Suite]] = {
     "lint": frozenset({"data"}),
     "drift": frozenset({"data"}),
     "retrieval": frozenset({"ai"}),
+    **dict.fromkeys(("duplicates", "language", "phi", "staleness"), frozenset[Suite]({"data", "ai"})),
     "smoke": frozenset({"smoke"}),
     "conversation": frozenset({"integration"}),
     "queue": frozenset({"integration"}),

@@ -26,6 +26,8 @@ class Verdict:
     passed: bool | None
     why: str
     measurements: Mapping[str, Measure] = field(default_factory=dict)
+    report: str = ""
+    """Markdown for a person who looks at the asset; empty where ``why`` says it all."""
 
     @classmethod
     def unknown(cls, why: str) -> Verdict:

@@ -12,6 +12,7 @@ from dr_platform.resources import (
     REMEDIATION_JOB,
     RESTART_JOB,
     RESTART_OP,
+    SEED_JOB,
     carried_out,
     cheap,
     choice,
@@ -37,7 +38,7 @@ def asset_jobs(platform: Platform) -> list[UnresolvedAssetJobDefinition]:
         _asset_job(REMEDIATION_JOB, checked, "What the remediation sensor starts: one asset and its checks."),
         _asset_job("health", selection_of(every), "Runs every check and changes nothing."),
         _asset_job("hourly_checks", selection_of(loadless(every)), "Runs every check that puts no load on anything."),
-        _asset_job("seed", KNOWLEDGE, "Loads what changed of the knowledge sets."),
+        _asset_job(SEED_JOB, KNOWLEDGE, "Loads what changed of the knowledge sets, and looks at them."),
     ]
 
 

@@ -7,12 +7,14 @@ import dagster as dg
 from dr_platform.backup_desk import DAILY
 from dr_platform.backups.policy import BackupPolicy, read_policies
 from dr_platform.platform import Platform
-from dr_platform.recovery import LAYER
-from dr_platform.resources import ACTOR_TAG, BACKUP_SLOTS, PRUNE_JOB, backup_job_name
+from dr_platform.resources import PRUNE_JOB, backup_job_name, backup_request
 from schedules.platform import RUNNING
 
 
 def backup_schedules(platform: Platform) -> list[dg.ScheduleDefinition]:
+    """None where the environment is removed as a whole: what is in it can be made again."""
+    if platform.environment.ephemeral:
+        return []
     policies = read_policies(platform.catalog.root)
     found = [
         _schedule(name, kind, cron)
@@ -32,14 +34,9 @@ def backup_schedules(platform: Platform) -> list[dg.ScheduleDefinition]:
 
 def _schedule(name: str, kind: str, cron: str) -> dg.ScheduleDefinition:
     words = "_".join(part for part in (backup_job_name(name), str(kind).replace("-", "_")) if part)
-    op = f"{LAYER}__{name.replace('-', '_')}"
 
     def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        return dg.RunRequest(
-            partition_key=BACKUP_SLOTS.get_partition_key_for_timestamp(context.scheduled_execution_time.timestamp()),
-            run_config={"ops": {op: {"config": {"kind": str(kind), "reason": "schedule"}}}},
-            tags={ACTOR_TAG: "schedule", "dr-platform/reason": "schedule"},
-        )
+        return backup_request(name, str(kind), "schedule", context.scheduled_execution_time)
 
     return dg.ScheduleDefinition(
         name=words,

@@ -10,7 +10,6 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
 def schedule_definitions() -> list[dg.ScheduleDefinition]:
     return [
         _schedule("hourly_checks", "hourly_checks", "7 * * * *", "Also checks that are too costly for a sensor."),
-        _schedule("daily_knowledge", "seed", "30 3 * * *", "Re-seeds what changed; keeps the sets fresh."),
         _schedule("daily_retention", "retention", "45 4 * * *", "Keeps Dagster's own tables small."),
     ]
 

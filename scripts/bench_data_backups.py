@@ -215,6 +215,7 @@ class Bench:
     share: float
     progress: Callable[[str], None]
     results: dict[str, Measured] = field(default_factory=dict)
+    later: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         self.keys = KeyRing(EmbeddedSecretStore(self.folder / "secrets"))
@@ -225,11 +226,14 @@ class Bench:
         self.programs = self.engine.site.programs()
 
     def timed(self, name: str, act: Callable[[], int], note: str = "") -> None:
+        """What ``act`` leaves in ``later`` is taken away when the clock has stopped."""
         found = self.results.setdefault(name, Measured(name, note=note))
-        began = time.monotonic()
-        found.size_bytes = act()
-        found.seconds.append(time.monotonic() - began)
-        self.progress(f"{name}: {found.seconds[-1]:.1f} s, {found.size_bytes / 1e6:.0f} MB")
+        with contextlib.ExitStack() as self.later:
+            began = time.monotonic()
+            found.size_bytes = act()
+            found.seconds.append(time.monotonic() - began)
+        told = f"{name}: {found.seconds[-1]:.1f} s, {found.size_bytes / 1e6:.0f} MB"
+        self.progress(f"{told}, load average {os.getloadavg()[0]:.1f}")
 
     # The tools
 
@@ -243,24 +247,23 @@ class Bench:
 
     def tuned_psql(self, decompressor: str, file: str) -> int:
         """Into a new server with fsync off and memory for the index, up to the first answer."""
-        with self.engine.scratch() as place:
-            server = place.server
-            server.make(["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"])
-            server.configure(4 << 30, {"maintenance_work_mem": "1GB", "max_parallel_maintenance_workers": "1"})
-            server.start()
-            for role in ("drp_admin", "drp_application"):
-                with server.access().connect({}) as connection:
-                    connection.execute(f"CREATE ROLE {role} SUPERUSER".encode())
-            with tool_environment(server.access()) as environment:
-                psql = f"'{self.programs}/psql' -qX -v ON_ERROR_STOP=1"
-                command = f"set -o pipefail; {decompressor} '{self.folder / file}' | {psql}"
-                subprocess.run(
-                    ["bash", "-c", command],
-                    env={**environment, "PATH": os.environ["PATH"]},
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                )
-            self.first_answer(server.access())
+        server = self.later.enter_context(self.engine.scratch()).server
+        server.make(["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"])
+        server.configure(4 << 30, {"maintenance_work_mem": "1GB", "max_parallel_maintenance_workers": "1"})
+        server.start()
+        for role in ("drp_admin", "drp_application"):
+            with server.access().connect({}) as connection:
+                connection.execute(f"CREATE ROLE {role} SUPERUSER".encode())
+        with tool_environment(server.access()) as environment:
+            psql = f"'{self.programs}/psql' -qX -v ON_ERROR_STOP=1"
+            command = f"set -o pipefail; {decompressor} '{self.folder / file}' | {psql}"
+            subprocess.run(
+                ["bash", "-c", command],
+                env={**environment, "PATH": os.environ["PATH"]},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+        self.first_answer(server.access())
         return 0
 
     def first_answer(self, access: Access) -> None:
@@ -286,9 +289,9 @@ class Bench:
         self.progress("   " + "; ".join(f"{c.name}: {c.detail}" for c in proof.checks))
 
     def restore(self, chain: tuple[StoredBackup, ...]) -> int:
-        with self.engine.scratch() as place:
-            place.restore(chain)
-            self.first_answer(place.access)
+        place = self.later.enter_context(self.engine.scratch())
+        place.restore(chain)
+        self.first_answer(place.access)
         return 0
 
     def drop(self, manifest: Manifest) -> None:
@@ -298,7 +301,8 @@ class Bench:
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The highest sum of what this process and its children keep for themselves, servers left out."""
+    """The highest sum of the memory of this process and its children (PSS: what several share counts once), servers
+    and their programs left out."""
     me, peak, stop = psutil.Process(), [0], threading.Event()
 
     def look() -> None:
@@ -307,7 +311,7 @@ def peak_memory() -> Iterator[list[int]]:
             for process in (me, *me.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
                     if "python" in process.name():
-                        total += process.memory_full_info().uss
+                        total += process.memory_full_info().pss
             peak[0] = max(peak[0], total)
 
     thread = threading.Thread(target=look, daemon=True)
@@ -412,14 +416,38 @@ def _incremental(it: Bench) -> None:
     it.timed("restore of full and incremental", lambda: it.restore(it.reader.chain("live", newest[-1].backup_id)))
 
 
+def grow(access: Access, copies: range) -> None:
+    """Messages and vectors again, each copy under numbers of its own. Only their texts repeat, farther apart
+    than any compressor looks."""
+    with access.connect({}) as connection:
+        for number in copies:
+            connection.execute(
+                "INSERT INTO messages SELECT id + %s, person, at, body FROM messages WHERE id < 50000000",
+                (number * 50_000_000,),
+            )
+            connection.execute(
+                "INSERT INTO chunks SELECT id + %s, document, body, embedding FROM chunks WHERE id < 50000000",
+                (number * 50_000_000,),
+            )
+        connection.execute("CHECKPOINT")
+
+
 def measure_memory(shares: tuple[float, ...], progress: Callable[[str], None] = print) -> list[dict[str, float]]:
-    """Peak of the backup's own processes; without a vector index, which is not read."""
+    """Peak of the backup's own processes on a database that grows from share to share; without a vector index, which
+    is not read. 1 is 1 GB."""
     rows = []
-    for share in shares:
-        with bench(share, 1, progress) as it, peak_memory() as peak:
+    first, copies = min(shares[0], 1.0), 1
+    with bench(first, 1, progress) as it:
+        with it.engine.access.connect({}) as connection:
+            connection.execute("DROP INDEX messages_person_at_idx, chunks_document_idx")
+            connection.execute("ALTER TABLE messages DROP CONSTRAINT messages_person_fkey")
+        for share in shares:
+            wanted = round(share / first)
+            grow(it.engine.access, range(copies, wanted))
+            copies = max(copies, wanted)
             for kind in (Kind.LOGICAL, Kind.PHYSICAL_FULL):
-                peak[0] = 0
-                manifest = it.take(kind)
+                with peak_memory() as peak:
+                    manifest = it.take(kind)
                 rows.append({"share": share, "kind": str(kind), "raw": manifest.raw_bytes, "peak": peak[0]})
                 progress(f"{kind} of {manifest.raw_bytes / 1e6:.0f} MB: peak {peak[0] / 1e6:.0f} MB")
                 it.drop(manifest)

@@ -67,7 +67,7 @@ class Manifest(_Document):
     finished_at: datetime
     reason: str
     actor: str
-    codec: Literal["zstd:3"] = CODEC
+    codec: Literal["zstd:2", "zstd:3"] = CODEC
     cipher: Literal["aes256gcm-stream/1MiB"] = CIPHER
     data_key: WrappedKey
     facts: Facts

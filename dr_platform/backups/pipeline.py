@@ -13,8 +13,8 @@ import errno
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -122,14 +122,14 @@ class BackupWriter:
         self, order: Order, engine: BackupEngine, parent: StoredBackup | None, backup_id: str, key: bytes
     ) -> tuple[list[PieceEntry], Facts]:
         folder = layout.folder_of(order.database, backup_id)
-        with engine.snapshot(order.kind, parent) as snapshot:
+        with closing(_Readers(self.workers, engine)) as readers, engine.snapshot(order.kind, parent) as snapshot:
             pieces = sorted(snapshot.pieces(), key=lambda piece: (-piece.size_hint, piece.name))
             if not pieces:
                 raise PieceFailed("the snapshot", Cause.NOTHING_READ, "it has no piece")
             tasks = [_Task(p, self.bucket, backup_id, folder, self.part_bytes, key) for p in pieces]
             entries: list[PieceEntry] = []
-            with closing(self._stored(tasks)) as stored:  # no worker writes any more when parts are taken away
-                for entry in stored:
+            with closing(readers):  # no worker writes any more when parts are taken away
+                for entry in readers.stored(tasks):
                     entries.append(entry)
                     self._tell(entries, len(tasks))
             return entries, snapshot.facts()
@@ -138,21 +138,6 @@ class BackupWriter:
         read = sum(entry.raw_bytes for entry in entries)
         kept = sum(part.bytes for entry in entries for part in entry.parts)
         self.progress(f"{len(entries)} of {of} pieces: {read / 1e6:,.1f} MB read, {kept / 1e6:,.1f} MB stored")
-
-    def _stored(self, tasks: Sequence[_Task]) -> Generator[PieceEntry]:
-        workers = min(self.workers, len(tasks))
-        if not workers:
-            yield from map(_store, tasks)
-            return
-        # A forked process would share the connections of this one.
-        context = multiprocessing.get_context("spawn")
-        stop = context.Event()
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(stop,))
-        try:
-            yield from _as_they_come([pool.submit(_store, task) for task in tasks])
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _give_up(self, order: Order, backup_id: str, started: datetime, cause: Cause, detail: str) -> None:
         """A full store gets its room back first. What cannot be removed is swept later."""
@@ -176,9 +161,36 @@ class BackupWriter:
             objects.put(layout.failure_key(order.database, backup_id), written(failure, self.keys))
 
 
-def _as_they_come(futures: Sequence[Future[PieceEntry]]) -> Iterator[PieceEntry]:
-    for future in as_completed(futures):
-        yield future.result()
+class _Readers:
+    """Processes that read and seal pieces; none where ``workers`` is 0. They start while the snapshot is opened."""
+
+    def __init__(self, workers: int, engine: BackupEngine) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        if not workers:
+            return
+        # A process forked from this one would share its connections. One that is forked from a server which has
+        # nothing but these modules has no import to wait for.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__, type(engine).__module__])
+        self._stop = context.Event()
+        self._pool = ProcessPoolExecutor(workers, context, _begin_worker, (self._stop,))
+        self._start = threading.Thread(target=self._pool.submit, args=(_begun,), name="readers")
+        self._start.start()
+
+    def stored(self, tasks: Sequence[_Task]) -> Iterator[PieceEntry]:
+        """Entries as they are finished. The first failure is raised."""
+        if self._pool is None:
+            yield from map(_store, tasks)
+            return
+        for future in as_completed([self._pool.submit(_store, task) for task in tasks]):
+            yield future.result()
+
+    def close(self) -> None:
+        """Returns when none of them writes any more."""
+        if self._pool is not None:
+            self._start.join()
+            self._stop.set()
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _reason_of(exc: Exception) -> tuple[Cause, str]:
@@ -214,6 +226,10 @@ def _begin_worker(stop: Event) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+
+
+def _begun() -> None:
+    """The first thing that is asked of a pool starts all its processes."""
 
 
 def _end_with(parent_ended: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -20,6 +21,9 @@ from dr_platform.backups.keys import BackupKeys
 from dr_platform.backups.manifest import Manifest, Part, PieceEntry, digest, read
 from dr_platform.backups.port import StoredBackup
 from dr_platform.objects import NoSuchObject
+
+_VERIFYING = 2
+"""Pieces that are verified at once; each holds one part in memory."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,9 @@ class BackupReader:
 
     def verify_parts(self, manifest: Manifest) -> int:
         """Every part is there and unaltered; returns how many bytes were read. Raises ``DamagedBackup``."""
-        for entry in manifest.pieces:
-            self._piece(manifest, entry, b"").verify()
+        with ThreadPoolExecutor(_VERIFYING, thread_name_prefix="verify") as pool:
+            for _ in pool.map(lambda entry: self._piece(manifest, entry, b"").verify(), manifest.pieces):
+                pass
         return manifest.size_bytes
 
     def _piece(self, manifest: Manifest, entry: PieceEntry, key: bytes) -> StoredFile:

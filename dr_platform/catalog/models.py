@@ -493,6 +493,17 @@ class RetrievalGoal(Model):
     p95: Duration = Field(default=0.25, gt=0, description="95 of 100 searches are answered in this time")
 
 
+class KnowledgeQuality(Model):
+    """What a set's articles must be like; shares are of its articles."""
+
+    duplicates: Ratio = Field(default=0.0, ge=0, le=1, description="share that may repeat a passage of another one")
+    near: Ratio = Field(default=0.85, gt=0, le=1, description="passages count as repeated from this cosine on")
+    foreign: Ratio = Field(default=0.0, ge=0, le=1, description="share that may be in another language than declared")
+    identifiers: Count = Field(default=0, ge=0, description="findings that may look like identifiers of a patient")
+    review_days: Count = Field(default=365, ge=1, le=3650, description="an article is reviewed again before this")
+    stale: Ratio = Field(default=0.0, ge=0, le=1, description="share whose review may be older")
+
+
 class KnowledgeSet(Model):
     """A set of articles; the folder's name is its name."""
 
@@ -508,6 +519,7 @@ class KnowledgeSet(Model):
         default="questions.jsonl", description="questions with the article that answers them; none where null"
     )
     retrieval: RetrievalGoal = Field(default=RetrievalGoal(), description="what its questions must reach")
+    quality: KnowledgeQuality = Field(default=KnowledgeQuality(), description="what its articles must be like")
 
 
 class Contract(Model):

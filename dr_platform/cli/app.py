@@ -19,6 +19,7 @@ from dr_platform.cli import (
     fill_verbs,
     incident_verbs,
     intake_verbs,
+    knowledge_verbs,
     log_verbs,
     maintenance_verbs,
     masking_verbs,
@@ -82,6 +83,7 @@ release_verbs.register(app)
 intake_verbs.register(app)
 backup_verbs.register(app)
 drill_verbs.register(app)
+app.add_typer(knowledge_verbs.app, name="knowledge")
 app.add_typer(monitoring_verbs.app, name="monitoring")
 
 

@@ -72,7 +72,9 @@ class RetrievalReport:
     def verdict(self) -> Verdict:
         """Good enough, and fusing is worth it: the fused recall may stay one question behind the
         better arm's, because which single question is lost is chance, and no more than that."""
-        return Verdict(not (problems := self._problems()), "; ".join(problems) or self._summary(), self.measurements())
+        problems = self._problems()
+        why = "; ".join(problems) or self._summary()
+        return Verdict(not problems, why, self.measurements(), self.markdown())
 
     def _problems(self) -> tuple[str, ...]:
         if self.questions == 0:
@@ -96,7 +98,7 @@ class RetrievalReport:
 
     def measurements(self) -> Mapping[str, Measure]:
         """By stable names, for the asset check."""
-        found: dict[str, Measure] = {"questions": self.questions}
+        found: dict[str, Measure] = {"questions": self.questions, "missed": len(self.missed)}
         for kind, figures in self._kinds():
             found[f"{kind}_recall_at_5_ratio"] = round(figures.recall, 4)
             found[f"{kind}_mrr_ratio"] = round(figures.reciprocal_rank, 4)

@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from psycopg import sql
+
 from dr_platform.errors import PlatformError
 from dr_platform.knowledge.embedder import Embedder
-from dr_platform.knowledge.store import CONFIGURATIONS
+from dr_platform.knowledge.store import CONFIGURATIONS, InUse, read_in_use
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -53,11 +55,11 @@ class Hit:
 
 
 class MixedModels(PlatformError):
-    def __init__(self, asked: str, stored: tuple[str, ...]) -> None:
+    def __init__(self, asked: str, stored: str) -> None:
         super().__init__(asked, stored)
-        self.what = f"stored vectors are of {', '.join(stored)}, the question's is of {asked}; they do not compare"
+        self.what = f"searched are vectors of {stored}, the question's is of {asked}; they do not compare"
         self.untouched = "every stored document"
-        self.next_step = "seed every knowledge set again with the embedder in use: `drp seed`"
+        self.next_step = "ask with the embedder in use, or change it: `drp knowledge switch`"
 
 
 def hybrid_search(
@@ -104,16 +106,21 @@ def fuse(*arms: Sequence[int], constant: float = RANK_CONSTANT) -> dict[int, flo
     return scores
 
 
+_NOTHING = InUse("", 1)
+"""No vector is of this model."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A question taken apart: ``words`` by lexeme, ``vectors`` (as pgvector's text) by word, and the
-    vector of the whole; without an embedder there are no vectors."""
+    vector of the whole, all by the model ``used``; without an embedder there are no vectors."""
 
     connection: Connection[Any]
     set_name: str | None
     words: Mapping[str, str]
     vectors: Mapping[str, str] = field(default_factory=dict)
     vector: str | None = None
+    used: InUse = _NOTHING
 
 
 def _clean(question: str) -> str:
@@ -121,26 +128,26 @@ def _clean(question: str) -> str:
 
 
 def _ask(connection: Connection[Any], embedder: Embedder, question: str, set_name: str | None) -> _Asked:
-    text = _clean(question)
-    if not text or not _stored_models(connection, embedder, set_name):
+    text, used = _clean(question), _compared(connection, embedder, set_name)
+    if not text or used is None:
         return _Asked(connection, set_name, {}, {})
     words = _words(connection, text)
     distinct = sorted(set(words.values()))
     whole, *rows = embedder.embed([text, *distinct])  # one call: each may be a round trip
     vectors = {word: _literal(row) for word, row in zip(distinct, rows, strict=True) if row.any()}
-    return _Asked(connection, set_name, words, vectors, _literal(whole) if whole.any() else None)
+    return _Asked(connection, set_name, words, vectors, _literal(whole) if whole.any() else None, used)
 
 
-def _stored_models(connection: Connection[Any], embedder: Embedder, set_name: str | None) -> tuple[str, ...]:
-    rows = connection.execute(
-        "SELECT DISTINCT model FROM knowledge.seeds"
-        " WHERE documents > 0 AND (%(set)s::text IS NULL OR set_name = %(set)s)",
+def _compared(connection: Connection[Any], embedder: Embedder, set_name: str | None) -> InUse | None:
+    """What the question is compared with: nothing, or vectors of its own model."""
+    filled = connection.execute(
+        "SELECT FROM knowledge.seeds WHERE documents > 0 AND (%(set)s::text IS NULL OR set_name = %(set)s) LIMIT 1",
         {"set": set_name},
-    ).fetchall()
-    models = tuple(sorted(model for (model,) in rows))
-    if models not in ((), (embedder.model_id,)):
-        raise MixedModels(embedder.model_id, models)
-    return models
+    ).fetchone()
+    used = read_in_use(connection) if filled is not None else None
+    if used is not None and used.model != embedder.model_id:
+        raise MixedModels(embedder.model_id, used.model)
+    return used
 
 
 def _words(connection: Connection[Any], text: str) -> dict[str, str]:
@@ -171,25 +178,26 @@ def _by_meaning(asked: _Asked) -> dict[int, float]:
     values = {"vector": asked.vector, "set": asked.set_name, "depth": DEPTH}
     with asked.connection.transaction():
         asked.connection.execute(_WALK, (str(EF_SEARCH),))
-        return dict(asked.connection.execute(_NEAREST_OF_SET if asked.set_name else _NEAREST, values).fetchall())
+        return dict(asked.connection.execute(_of_model(_NEAREST, asked.used), values).fetchall())
+
+
+def _of_model(statement: LiteralString, used: InUse) -> sql.Composed:
+    """The model is a constant of the statement: an index over one model's rows is taken for no other."""
+    return sql.SQL(statement).format(model=sql.Literal(used.model), size=sql.Literal(used.dimensions))
 
 
 _WALK: LiteralString = (
-    # Iterative: where a set is asked, the walk goes on until enough chunks of that set were met.
+    # Iterative: the walk goes on until enough chunks were met that are stored, and of the set that is asked.
     "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true)"
 )
 _NEAREST: LiteralString = """
     WITH nearest AS MATERIALIZED (
-        SELECT document_id, embedding <=> %(vector)s::vector AS distance
-        FROM knowledge.chunks ORDER BY embedding <=> %(vector)s::vector LIMIT %(depth)s
-    )
-    SELECT document_id, 1 - min(distance) FROM nearest GROUP BY document_id
-"""
-_NEAREST_OF_SET: LiteralString = """
-    WITH nearest AS MATERIALIZED (
-        SELECT c.document_id, c.embedding <=> %(vector)s::vector AS distance
-        FROM knowledge.chunks c JOIN knowledge.documents d ON d.id = c.document_id
-        WHERE d.set_name = %(set)s ORDER BY c.embedding <=> %(vector)s::vector LIMIT %(depth)s
+        SELECT c.document_id, e.embedding::vector({size}) <=> %(vector)s::vector({size}) AS distance
+        FROM knowledge.vectors e
+        JOIN knowledge.chunks c ON c.content_hash = e.content_hash
+        JOIN knowledge.documents d ON d.id = c.document_id
+        WHERE e.model = {model} AND (%(set)s::text IS NULL OR d.set_name = %(set)s)
+        ORDER BY e.embedding::vector({size}) <=> %(vector)s::vector({size}) LIMIT %(depth)s
     )
     SELECT document_id, 1 - min(distance) FROM nearest GROUP BY document_id
 """
@@ -208,13 +216,14 @@ def _by_words(asked: _Asked) -> dict[int, float]:
         "set": asked.set_name,
         "depth": DEPTH,
     }
-    return dict(asked.connection.execute(_BM25, values).fetchall())
+    return dict(asked.connection.execute(_of_model(_BM25, asked.used), values).fetchall())
 
 
 _BM25: LiteralString = """
     WITH query AS MATERIALIZED (
         -- Cast here, once a word; further down it would be parsed once a comparison.
-        SELECT q.lexeme, q.vector::vector FROM unnest(%(lexemes)s::text[], %(vectors)s::text[]) AS q(lexeme, vector)
+        SELECT q.lexeme, q.vector::vector({size})
+        FROM unnest(%(lexemes)s::text[], %(vectors)s::text[]) AS q(lexeme, vector)
     ), everything AS (
         SELECT sum(documents)::float8 AS n, greatest(sum(words)::float8 / sum(documents), 1) AS mean
         FROM knowledge.seeds
@@ -222,8 +231,9 @@ _BM25: LiteralString = """
         SELECT lexeme AS asked, lexeme, 1::float8 AS closeness FROM query
         UNION ALL
         SELECT q.lexeme, near.lexeme, near.closeness FROM query q CROSS JOIN LATERAL (
-            SELECT t.lexeme, 1 - (t.embedding <=> q.vector) AS closeness
-            FROM knowledge.terms t ORDER BY t.embedding <=> q.vector LIMIT %(near)s
+            SELECT t.lexeme, 1 - (t.embedding::vector({size}) <=> q.vector) AS closeness
+            FROM knowledge.term_vectors t WHERE t.model = {model}
+            ORDER BY t.embedding::vector({size}) <=> q.vector LIMIT %(near)s
         ) near WHERE q.vector IS NOT NULL AND near.closeness >= %(enough)s AND near.lexeme <> q.lexeme
     ), rarity AS MATERIALIZED (
         SELECT lexeme, ln(1 + (n - documents + 0.5) / (documents + 0.5)) AS idf
@@ -257,7 +267,7 @@ def _hits(asked: _Asked, scores: Mapping[int, float], limit: int) -> tuple[Hit, 
         return ()
     query = " | ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in asked.words)
     values = {"documents": best, "vector": asked.vector, "query": query}
-    rows = asked.connection.execute(_PASSAGES, values).fetchall()
+    rows = asked.connection.execute(_of_model(_PASSAGES, asked.used), values).fetchall()
     found = {row[0]: Hit(row[1], row[2], row[3], float(scores[row[0]]), row[4]) for row in rows}
     # A document that a seeder removed between two of these statements is left out.
     return tuple(found[document] for document in best if document in found)
@@ -266,6 +276,7 @@ def _hits(asked: _Asked, scores: Mapping[int, float], limit: int) -> tuple[Hit, 
 _PASSAGES: LiteralString = """
     SELECT DISTINCT ON (d.id) d.id, d.slug, d.title, d.set_name, c.text
     FROM knowledge.documents d JOIN knowledge.chunks c ON c.document_id = d.id
+    LEFT JOIN knowledge.vectors e ON e.content_hash = c.content_hash AND e.model = {model}
     WHERE d.id = ANY(%(documents)s)
-    ORDER BY d.id, c.embedding <=> %(vector)s::vector, ts_rank(c.tsv, %(query)s::tsquery) DESC, c.ordinal
+    ORDER BY d.id, e.embedding <=> %(vector)s::vector, ts_rank(c.tsv, %(query)s::tsquery) DESC, c.ordinal
 """

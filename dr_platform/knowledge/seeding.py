@@ -12,6 +12,8 @@ one seed appear in one transaction.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -83,12 +85,13 @@ def seed(
     documents = read_source(source, language=knowledge_set.language)
     name, of = knowledge_set.name, source_name(knowledge_set, source)
     with store.long_statements(connection), store.only_seeder(connection, name, clock, progress):
+        store.require_in_use(connection, embedder)
         stored = store.read_stored(connection, name, of)
         _refuse_taken_slugs(documents, stored, source)
         found = _differences(documents, stored, embedder)
         touched = {*found.added, *found.changed}
         work = _Work(name, of, [d for d in documents if d.slug in touched], found, embedder, clock, progress)
-        warnings = phi_warnings(work.documents, phi or _identifiers)
+        warnings = phi_warnings(work.documents, phi or identifiers)
         _tell(warnings, progress)
         chunks, embedded = work.carry_out(connection)
     report = SeedReport(
@@ -119,6 +122,30 @@ def pending_changes(connection: Connection[Any], knowledge_set: KnowledgeSet, so
     documents = read_source(source, language=knowledge_set.language)
     stored = store.read_stored(connection, knowledge_set.name, source_name(knowledge_set, source))
     return store.difference({d.slug: d.content_hash for d in documents}, stored.hashes).count
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Source against store. ``signature`` changes with either."""
+
+    pending: int
+    seeded_at: datetime | None
+    signature: str
+
+
+def compare(connection: Connection[Any], knowledge_set: KnowledgeSet, source: Path) -> Compared:
+    """How a source and what was loaded from it stand to each other. Raises ``SourceError``."""
+    documents = read_source(source, language=knowledge_set.language)
+    of = source_name(knowledge_set, source)
+    wanted = {d.slug: d.content_hash for d in documents}
+    row = connection.execute(
+        "SELECT seeded_at FROM knowledge.seeds WHERE set_name = %s AND source = %s", (knowledge_set.name, of)
+    ).fetchone()
+    seeded_at = row[0] if row else None
+    state = json.dumps([sorted(wanted.items()), str(seeded_at)])
+    stored = store.read_stored(connection, knowledge_set.name, of)
+    pending = store.difference(wanted, stored.hashes).count
+    return Compared(pending, seeded_at, hashlib.sha256(state.encode()).hexdigest()[:16])
 
 
 def freshness(connection: Connection[Any], knowledge_set: KnowledgeSet, now: datetime) -> Age:
@@ -175,7 +202,8 @@ def _tell(warnings: Sequence[str], progress: Progress) -> None:
         progress(f"warning: … and {len(warnings) - WARNINGS_SHOWN} more documents")
 
 
-def _identifiers(text: str) -> Sequence[str]:
+def identifiers(text: str) -> Sequence[str]:
+    """Kinds of what seems to identify a patient, once for each place: what seeds warn of."""
     from dr_platform.phi import PhiDetector
 
     spans = PhiDetector().detect(text)
@@ -199,18 +227,22 @@ class _Work:
         chunks = {document.slug: chunk_document(document) for document in self.documents}
         count = sum(map(len, chunks.values()))
         cache = store.VectorCache(connection, self.embedder)
-        self._embed([chunk for own in chunks.values() for chunk in own], cache)
+        self._embed(connection, [chunk for own in chunks.values() for chunk in own], cache)
         with connection.transaction():
             store.load_alone(connection, self.clock, self.progress)
+            store.load_model(connection, self.embedder, self.clock.now())
             if self.found.count:
-                self._load(connection, chunks, cache, count)
+                self._load(connection, chunks, cache)
+            # Also where nothing changed: a load that was killed may have left them out.
+            store.load_indexes(connection, self.embedder, self.progress)
             store.load_seed(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
         if self.found.count:
             store.refresh_statistics(connection)
         return count, cache.embedded
 
-    def _embed(self, chunks: Sequence[Chunk], cache: store.VectorCache) -> None:
+    def _embed(self, connection: Connection[Any], chunks: Sequence[Chunk], cache: store.VectorCache) -> None:
         """Make and keep the vectors before the transaction, so that a stopped seed has not lost them."""
+        store.drop_indexes_for(connection, self.embedder.model_id, cache.missing(chunks))
         for at in range(0, len(chunks), store.EMBED_BATCH):
             cache.vectors(chunks[at : at + store.EMBED_BATCH])
             done = min(at + store.EMBED_BATCH, len(chunks))
@@ -218,15 +250,13 @@ class _Work:
                 self.progress(f"{self.set_name}: {done:,} of {len(chunks):,} chunks embedded")
 
     def _load(
-        self, connection: Connection[Any], chunks: dict[str, tuple[Chunk, ...]], cache: store.VectorCache, count: int
+        self, connection: Connection[Any], chunks: dict[str, tuple[Chunk, ...]], cache: store.VectorCache
     ) -> None:
         store.load_replaced(connection, self.set_name, self.source, (*self.found.changed, *self.found.removed))
         store.load_removals(connection, self.set_name, self.source, self.found.removed)
         store.load_staging(connection)
         for at in range(0, len(self.documents), store.LOAD_BATCH):
             store.load_rows(connection, self.documents[at : at + store.LOAD_BATCH], chunks, cache)
-        store.load_without_indexes(connection, count)
         store.load_upsert(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
         store.load_terms(connection, self.documents, self.embedder)
-        store.load_indexes(connection, self.progress)
         store.load_prune(connection)

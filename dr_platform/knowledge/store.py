@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from psycopg import sql
 
 from dr_platform.clock import Clock
-from dr_platform.errors import PlatformError, TemporaryFailure
+from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.knowledge.chunking import Chunk
 from dr_platform.knowledge.documents import Document
 from dr_platform.knowledge.embedder import Embedder
@@ -28,8 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from psycopg import Connection
 
-INDEXED_TABLES = ("chunks", "terms")
-"""Both have an HNSW index over their ``embedding``, which the loader builds after the first load."""
+INDEXED_TABLES = ("vectors", "term_vectors")
+"""Both have an HNSW index over their ``embedding`` for each model, which is built after the first load.
+Measured on 20,000 vectors of 384 numbers, an index over one model's rows of an untyped column is built as
+fast (7.4 s), is as large and answers as fast (1.0 ms) as one over a table of that model alone; and tables
+that nobody's migration made would be drift."""
+FORMER_INDEXES = ("chunks_embedding_hnsw", "terms_embedding_hnsw")
+"""Of the release before, which finds the same without them; they would slow down every load."""
+FORMER_DIMENSIONS = 256
+"""The release before reads vectors of this size from ``knowledge.chunks``."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 REBUILD_ROWS = 2_000
 REBUILD_SHARE = 0.05
@@ -78,14 +85,29 @@ class SeedInProgress(TemporaryFailure):
 
 
 class WrongDimensions(PlatformError):
-    def __init__(self, model: str, dimensions: int) -> None:
-        super().__init__(model, dimensions)
-        self.what = f"the embedder {model} gives {dimensions} numbers a text, the store keeps {DIMENSIONS}"
+    def __init__(self, model: str, dimensions: int, stored: int) -> None:
+        super().__init__(model, dimensions, stored)
+        self.what = f"the embedder {model} gives {dimensions} numbers a text, its stored vectors have {stored}"
         self.untouched = "every stored document"
-        self.next_step = "choose an embedder of that size, or add a migration that changes the columns and re-seed"
+        self.next_step = "give the changed embedder a model name of its own, then `drp knowledge reindex` with it"
 
 
-DIMENSIONS = 256
+class OtherModelInUse(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, asked: str, used: str) -> None:
+        super().__init__(asked, used)
+        self.what = f"the store is searched with {used}; loading with {asked} would make articles that nobody finds"
+        self.untouched = "every stored document"
+        self.next_step = f"`drp knowledge switch {asked}` builds its vectors beside and compares, then seed again"
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The model whose vectors are searched, and their size."""
+
+    model: str
+    dimensions: int
 
 
 @dataclass(frozen=True)
@@ -139,11 +161,45 @@ def read_stored(connection: Connection[Any], set_name: str, source: str) -> Stor
     )
 
 
+def read_in_use(connection: Connection[Any]) -> InUse | None:
+    """Nothing before the first seed."""
+    row = connection.execute("SELECT model, dimensions FROM knowledge.models WHERE state = 'active'").fetchone()
+    return InUse(*row) if row else None
+
+
+def require_in_use(connection: Connection[Any], embedder: Embedder) -> None:
+    """The embedder is that of the stored vectors, or nothing is stored yet."""
+    used = read_in_use(connection)
+    if used is not None and used.model != embedder.model_id:
+        raise OtherModelInUse(embedder.model_id, used.model)
+    require_size(connection, embedder)
+
+
+def require_size(connection: Connection[Any], embedder: Embedder) -> None:
+    """Vectors that are stored under the embedder's name have its size."""
+    stored = _one(connection, "SELECT dimensions FROM knowledge.models WHERE model = %s", (embedder.model_id,))
+    if stored not in (None, embedder.dimensions):
+        raise WrongDimensions(embedder.model_id, embedder.dimensions, stored)
+
+
 @contextmanager
 def only_seeder(connection: Connection[Any], set_name: str, clock: Clock, progress: Progress) -> Generator[None]:
     """Hold the set's lock; a second seeder waits. The end of this process or its connection frees it."""
-    key = int.from_bytes(hashlib.sha256(f"drp knowledge set {set_name}".encode()).digest()[:8], "big", signed=True)
-    _await_lock(connection, "SELECT pg_try_advisory_lock(%s)", key, f"the set {set_name}", clock, progress)
+    with _alone_with(connection, f"the set {set_name}", f"drp knowledge set {set_name}", clock, progress):
+        yield
+
+
+@contextmanager
+def only_indexer(connection: Connection[Any], model: str, clock: Clock, progress: Progress) -> Generator[None]:
+    """Hold the model's lock; whoever else builds or removes its vectors waits."""
+    with _alone_with(connection, f"vectors of {model}", f"drp knowledge model {model}", clock, progress):
+        yield
+
+
+@contextmanager
+def _alone_with(connection: Connection[Any], what: str, lock: str, clock: Clock, progress: Progress) -> Generator[None]:
+    key = int.from_bytes(hashlib.sha256(lock.encode()).digest()[:8], "big", signed=True)
+    _await_lock(connection, "SELECT pg_try_advisory_lock(%s)", key, what, clock, progress)
     try:
         yield
     finally:
@@ -171,8 +227,6 @@ class VectorCache:
     def __init__(self, connection: Connection[Any], embedder: Embedder) -> None:
         from pgvector.psycopg import register_vector
 
-        if embedder.dimensions != DIMENSIONS:
-            raise WrongDimensions(embedder.model_id, embedder.dimensions)
         register_vector(connection)
         self._connection = connection
         self._embedder = embedder
@@ -183,7 +237,7 @@ class VectorCache:
         import numpy as np
 
         by_hash = self._cached({chunk.content_hash for chunk in chunks})
-        missing = {c.content_hash: c.indexed for c in chunks if c.content_hash not in by_hash}
+        missing = self._missing(chunks, by_hash)
         if missing:
             rows = self._embedder.embed(list(missing.values()))
             by_hash |= dict(zip(missing, rows, strict=True))
@@ -191,9 +245,21 @@ class VectorCache:
             self.embedded += len(missing)
         return np.stack([by_hash[chunk.content_hash] for chunk in chunks])
 
+    def missing(self, chunks: Sequence[Chunk]) -> int:
+        """How many texts would have to be embedded."""
+        found = self._connection.execute(
+            "SELECT content_hash FROM knowledge.vectors WHERE model = %s AND content_hash = ANY(%s)",
+            (self._embedder.model_id, [chunk.content_hash for chunk in chunks]),
+        )
+        return len(self._missing(chunks, {content_hash for (content_hash,) in found}))
+
+    @staticmethod
+    def _missing(chunks: Sequence[Chunk], known: Container[str]) -> dict[str, str]:
+        return {c.content_hash: c.indexed for c in chunks if c.content_hash not in known}
+
     def _cached(self, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         found = self._connection.cursor(binary=True).execute(
-            "SELECT content_hash, embedding FROM knowledge.embeddings WHERE model = %s AND content_hash = ANY(%s)",
+            "SELECT content_hash, embedding FROM knowledge.vectors WHERE model = %s AND content_hash = ANY(%s)",
             (self._embedder.model_id, list(hashes)),
         )
         return {content_hash: _numbers(vector) for content_hash, vector in found}
@@ -209,7 +275,7 @@ class VectorCache:
                 for item in vectors.items():
                     copy.write_row(item)
             self._connection.execute(
-                "INSERT INTO knowledge.embeddings SELECT content_hash, %s, embedding FROM staged_vectors"
+                "INSERT INTO knowledge.vectors SELECT content_hash, %s, embedding FROM staged_vectors"
                 " ON CONFLICT DO NOTHING",
                 (self._embedder.model_id,),
             )
@@ -250,17 +316,19 @@ def load_removals(connection: Connection[Any], set_name: str, source: str, slugs
 
 
 def load_prune(connection: Connection[Any]) -> None:
-    """Remove the vectors that were noted and that no chunk uses any more, and terms that no document has."""
+    """Remove the vectors, of every model, that were noted and that no chunk uses any more, and terms that
+    no document has."""
     connection.execute(
         """
-        DELETE FROM knowledge.embeddings e USING replaced r
+        DELETE FROM knowledge.vectors e USING replaced r
         WHERE e.content_hash = r.content_hash AND NOT EXISTS (
-            SELECT FROM knowledge.chunks c WHERE c.content_hash = e.content_hash AND c.model = e.model
+            SELECT FROM knowledge.chunks c WHERE c.content_hash = e.content_hash
         )
         """
     )
     connection.execute(
-        "DELETE FROM knowledge.terms t WHERE NOT EXISTS (SELECT FROM knowledge.postings p WHERE p.lexeme = t.lexeme)"
+        "DELETE FROM knowledge.term_vectors t"
+        " WHERE NOT EXISTS (SELECT FROM knowledge.postings p WHERE p.lexeme = t.lexeme)"
     )
 
 
@@ -301,7 +369,7 @@ def load_rows(
 
 def load_upsert(connection: Connection[Any], set_name: str, source: str, model: str, now: datetime) -> None:
     """Bring the staged rows into the store: documents keep their id, chunks and postings are replaced."""
-    values = {"set": set_name, "source": source, "model": model, "now": now}
+    values = {"set": set_name, "source": source, "model": model, "now": now, "former": FORMER_DIMENSIONS}
     connection.execute(
         """
         INSERT INTO knowledge.documents
@@ -326,7 +394,8 @@ _REPLACE: tuple[LiteralString, ...] = (
     "DELETE FROM knowledge.postings p USING staged_ids s WHERE p.document_id = s.id",
     """
     INSERT INTO knowledge.chunks (document_id, ordinal, text, content_hash, model, embedding, tsv)
-    SELECT i.id, c.ordinal, c.text, c.content_hash, %(model)s, c.embedding,
+    SELECT i.id, c.ordinal, c.text, c.content_hash, %(model)s,
+        CASE WHEN vector_dims(c.embedding) = %(former)s THEN c.embedding END,
         setweight(to_tsvector(d.configuration::regconfig, d.title), 'A')
         || setweight(to_tsvector(d.configuration::regconfig, c.text), 'D')
     FROM staged_chunks c JOIN staged_documents d USING (slug) JOIN staged_ids i USING (slug)
@@ -362,6 +431,19 @@ def load_seed(connection: Connection[Any], set_name: str, source: str, model: st
     )
 
 
+def load_model(connection: Connection[Any], embedder: Embedder, now: datetime) -> None:
+    """The first embedder that anything is loaded with comes into use."""
+    require_in_use(connection, embedder)
+    connection.execute(
+        """
+        INSERT INTO knowledge.models (model, dimensions, state, created_at, switched_at)
+        SELECT %s, %s, 'active', %s, %s WHERE NOT EXISTS (SELECT FROM knowledge.models WHERE state = 'active')
+        ON CONFLICT (model) DO UPDATE SET state = 'active', switched_at = excluded.switched_at
+        """,
+        (embedder.model_id, embedder.dimensions, now, now),
+    )
+
+
 def load_terms(connection: Connection[Any], documents: Sequence[Document], embedder: Embedder) -> None:
     """Give every lexeme of the documents a vector: that of the shortest word that has it, then the
     first in the alphabet, so that equal articles give equal terms in any order of loading."""
@@ -369,25 +451,37 @@ def load_terms(connection: Connection[Any], documents: Sequence[Document], embed
     for document in documents:
         found = _WORD.findall(f"{document.title} {document.text}".lower())
         words.setdefault(configuration(document.language), set()).update(found)
-    connection.execute("CREATE TEMP TABLE staged_terms (lexeme text, word text, embedding vector) ON COMMIT DROP")
+    stage_terms(connection)
     for config in sorted(words):
         rows = connection.execute(_BETTER_TERMS, (sorted(words[config]), config, embedder.model_id)).fetchall()
         for at in range(0, len(rows), EMBED_BATCH):
-            batch = rows[at : at + EMBED_BATCH]
-            vectors = embedder.embed([word for _, word in batch])
-            with connection.cursor().copy("COPY staged_terms FROM STDIN (FORMAT binary)") as copy:
-                copy.set_types(["text", "text", "vector"])
-                for (lexeme, word), vector in zip(batch, vectors, strict=True):
-                    if vector.any():  # a vector of nothing has no direction to compare
-                        copy.write_row((lexeme, word, vector))
-    connection.execute(
-        """
-        INSERT INTO knowledge.terms (lexeme, word, model, embedding)
-        SELECT DISTINCT ON (lexeme) lexeme, word, %s, embedding FROM staged_terms ORDER BY lexeme, length(word), word
-        ON CONFLICT (lexeme) DO UPDATE SET word = excluded.word, model = excluded.model, embedding = excluded.embedding
-        """,
-        (embedder.model_id,),
-    )
+            copy_terms(connection, rows[at : at + EMBED_BATCH], embedder)
+    keep_terms(connection, embedder)
+
+
+def stage_terms(connection: Connection[Any]) -> None:
+    connection.execute("CREATE TEMP TABLE staged_terms (lexeme text, word text, embedding vector) ON COMMIT DROP")
+
+
+def copy_terms(connection: Connection[Any], words: Sequence[tuple[str, str]], embedder: Embedder) -> None:
+    """Embed words, given with their lexemes, into the staging table."""
+    vectors = embedder.embed([word for _, word in words])
+    with connection.cursor().copy("COPY staged_terms FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["text", "text", "vector"])
+        for (lexeme, word), vector in zip(words, vectors, strict=True):
+            if vector.any():  # a vector of nothing has no direction to compare
+                copy.write_row((lexeme, word, vector))
+
+
+def keep_terms(connection: Connection[Any], embedder: Embedder) -> None:
+    connection.execute(_KEEP_TERMS, (embedder.model_id,))
+
+
+_KEEP_TERMS: LiteralString = """
+    INSERT INTO knowledge.term_vectors (lexeme, word, model, embedding)
+    SELECT DISTINCT ON (lexeme) lexeme, word, %s, embedding FROM staged_terms ORDER BY lexeme, length(word), word
+    ON CONFLICT (lexeme, model) DO UPDATE SET word = excluded.word, embedding = excluded.embedding
+"""
 
 
 _BETTER_TERMS: LiteralString = """
@@ -395,47 +489,61 @@ _BETTER_TERMS: LiteralString = """
         SELECT DISTINCT ON (lexeme) lexeme, word
         FROM unnest(%s::text[]) AS word, unnest(to_tsvector(%s::regconfig, word)) ORDER BY lexeme, length(word), word
     )
-    SELECT c.lexeme, c.word FROM candidates c LEFT JOIN knowledge.terms t USING (lexeme)
-    WHERE t.lexeme IS NULL OR t.model <> %s OR (length(c.word), c.word) < (length(t.word), t.word)
+    SELECT c.lexeme, c.word
+    FROM candidates c LEFT JOIN knowledge.term_vectors t ON t.lexeme = c.lexeme AND t.model = %s
+    WHERE t.lexeme IS NULL OR (length(c.word), c.word) < (length(t.word), t.word)
 """
 
 
-def load_without_indexes(connection: Connection[Any], incoming: int) -> None:
-    """Drop the vector indexes where building them anew is cheaper than entering ``incoming`` chunks."""
-    stored = _one(connection, "SELECT count(*) FROM knowledge.chunks")
+def drop_indexes_for(connection: Connection[Any], model: str, incoming: int) -> None:
+    """Drop a model's vector indexes where building them anew is cheaper than entering ``incoming``
+    vectors. Searches go on meanwhile and look at every vector."""
+    stored = _one(connection, "SELECT count(*) FROM knowledge.vectors WHERE model = %s", (model,))
     if incoming >= REBUILD_ROWS and incoming >= REBUILD_SHARE * stored:
-        for table in INDEXED_TABLES:
-            connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(_index_of(table)))
+        drop_indexes(connection, model)
 
 
-def load_indexes(connection: Connection[Any], progress: Progress) -> None:
-    """Build the vector indexes that are missing. Readers go on meanwhile, other loads wait."""
+def drop_indexes(connection: Connection[Any], model: str) -> None:
     for table in INDEXED_TABLES:
-        if _one(connection, "SELECT to_regclass(%s) IS NULL", (f"knowledge.{table}_embedding_hnsw",)):
-            _build_index(connection, table, progress)
+        connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(sql.Identifier(index_of(table, model))))
 
 
-def _build_index(connection: Connection[Any], table: str, progress: Progress) -> None:
-    name = sql.Identifier("knowledge", table)
-    rows = int(_one(connection, sql.SQL("SELECT count(*) FROM {}").format(name)))
+def load_indexes(connection: Connection[Any], embedder: Embedder, progress: Progress) -> None:
+    """Build a model's vector indexes that are missing. Readers go on meanwhile, other loads wait."""
+    for table in INDEXED_TABLES:
+        if _one(connection, "SELECT to_regclass(%s) IS NULL", (f"knowledge.{index_of(table, embedder.model_id)}",)):
+            _build_index(connection, table, embedder, progress)
+    for name in FORMER_INDEXES:  # last: from here to the commit readers of those tables wait
+        connection.execute(sql.SQL("DROP INDEX IF EXISTS knowledge.{}").format(sql.Identifier(name)))
+
+
+def _build_index(connection: Connection[Any], table: str, embedder: Embedder, progress: Progress) -> None:
+    name, model = sql.Identifier("knowledge", table), sql.Literal(embedder.model_id)
+    rows = int(_one(connection, sql.SQL("SELECT count(*) FROM {} WHERE model = {}").format(name, model)))
     if rows > REBUILD_ROWS:
-        progress(f"building the vector index over {rows:,} {table}")
+        progress(f"building the vector index over {rows:,} {table.replace('_', ' ')}")
     # The graph should fit: it takes 4 bytes a number and about 400 a row, and a build that does not
     # fit is 4 times slower.
-    megabytes = min(1024, max(64, rows * (4 * DIMENSIONS + 400) * 2 // 2**20))
+    megabytes = min(1024, max(64, rows * (4 * embedder.dimensions + 400) * 2 // 2**20))
     connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", (f"{megabytes}MB",))
-    statement = "CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops) WITH (m = 16, ef_construction = 64)"
-    connection.execute(sql.SQL(statement).format(_index_of(table), name))
+    statement = sql.SQL(
+        "CREATE INDEX {} ON {} USING hnsw ((embedding::vector({})) vector_cosine_ops)"
+        " WITH (m = 16, ef_construction = 64) WHERE model = {}"
+    )
+    index = sql.Identifier(index_of(table, embedder.model_id))
+    connection.execute(statement.format(index, name, sql.Literal(embedder.dimensions), model))
 
 
-def _index_of(table: str) -> sql.Identifier:
-    return sql.Identifier(f"{table}_embedding_hnsw")
+def index_of(table: str, model: str) -> str:
+    """The name of a model's vector index over a table."""
+    return f"{table}_{hashlib.sha256(model.encode()).hexdigest()[:12]}_hnsw"
 
 
 def refresh_statistics(connection: Connection[Any]) -> None:
     """Tell the planner what was loaded, so that the next search has a sensible plan."""
     connection.execute(
-        "ANALYZE knowledge.documents, knowledge.chunks, knowledge.postings, knowledge.terms, knowledge.seeds"
+        "ANALYZE knowledge.documents, knowledge.chunks, knowledge.postings, knowledge.vectors,"
+        " knowledge.term_vectors, knowledge.seeds"
     )
 
 

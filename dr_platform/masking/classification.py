@@ -28,6 +28,8 @@ FILE = "classification.yaml"
 class Holds(StrEnum):
     """Classes of columns. Letters are those of 45 CFR 164.514(b)(2)(i)."""
 
+    __hash__ = str.__hash__  # that of enumerations is a call of Python, and classes are looked up for every value
+
     NAME = "name"  # A
     ADDRESS = "address"  # B
     PLACE = "place"  # B

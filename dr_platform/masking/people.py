@@ -7,7 +7,7 @@ lies in the file under a key that exists in memory only. Not here: what the know
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 import sqlite3
 import uuid
@@ -21,6 +21,7 @@ from dr_platform.masking.text import Person
 from dr_platform.masking.values import canonical
 
 _REMEMBERED = 20_000
+_BETWEEN = "\0"
 _ASKED_AT_ONCE = 500
 """SQLite takes a bounded number of parameters."""
 
@@ -61,7 +62,7 @@ class Roster:
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
         """People with what identifies them, plain."""
-        rows = [(canonical(key), self._sealed(known)) for key, known in people]
+        rows = [(name := canonical(key), self._sealed(Person.known_by(name, known))) for key, known in people]
         self._connection.execute("BEGIN")
         self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
         derived = (("account", str(derived_key("account", key)), key) for key, _ in rows)
@@ -92,9 +93,12 @@ class Roster:
         found: dict[str, Person] = {}
         for start in range(0, len(names), _ASKED_AT_ONCE):
             part = names[start : start + _ASKED_AT_ONCE]
-            keys = self._keys(kind, part)
-            known = self._known(sorted(set(keys.values())))
-            found |= {name: Person(key, known.get(key, ())) for name, key in keys.items()}
+            known = {} if kind else self._known(part)
+            found |= known
+            if others := [name for name in part if name not in known]:
+                keys = self._keys(kind, others)
+                known = self._known(sorted(set(keys.values())))
+                found |= {name: known.get(key) or Person(key) for name, key in keys.items()}
         return found
 
     def _keys(self, kind: str, names: Sequence[str]) -> dict[str, str]:
@@ -110,15 +114,18 @@ class Roster:
         query = f"SELECT name, key FROM links WHERE kind = ? AND name IN ({marks})"  # noqa: S608 - question marks
         return dict(self._connection.execute(query, (kind, *names)))
 
-    def _known(self, keys: Sequence[str]) -> dict[str, tuple[tuple[Holds, str], ...]]:
+    def _known(self, keys: Sequence[str]) -> dict[str, Person]:
         marks = ",".join("?" * len(keys))
         query = f"SELECT key, known FROM people WHERE key IN ({marks})"  # noqa: S608 - question marks
-        return {key: self._opened(sealed) for key, sealed in self._connection.execute(query, keys)}
+        return {key: self._opened(key, sealed) for key, sealed in self._connection.execute(query, keys)}
 
-    def _sealed(self, known: Sequence[tuple[Holds, str]]) -> bytes:
-        nonce = os.urandom(12)
-        return nonce + self._cipher.encrypt(nonce, json.dumps([list(one) for one in known]).encode(), None)
+    def _sealed(self, person: Person) -> bytes:
+        nonce, pairs = os.urandom(12), (*person.needles, *person.numbers)
+        told = [str(len(person.needles)), *itertools.chain.from_iterable(pairs)]
+        return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(told).encode(errors="surrogatepass"), None)
 
-    def _opened(self, sealed: bytes) -> tuple[tuple[Holds, str], ...]:
-        plain = json.loads(self._cipher.decrypt(sealed[:12], sealed[12:], None))
-        return tuple((Holds(holds), value) for holds, value in plain)
+    def _opened(self, key: str, sealed: bytes) -> Person:
+        plain = self._cipher.decrypt(sealed[:12], sealed[12:], None).decode(errors="surrogatepass")
+        count, *texts = plain.split(_BETWEEN)
+        pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
+        return Person(key, pairs[: int(count)], pairs[int(count) :])

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 
 from dr_platform.databases.access import CONNECT_TIMEOUT_S, certificate_authorities, is_loopback
 from dr_platform.masking.classification import Classification, Holds, Table
@@ -155,6 +157,8 @@ class TablePlan:
     extra: tuple[str, ...] = ()
     """Raw columns behind the others, which the worker needs and does not write."""
     types: Mapping[str, str] = field(default_factory=dict)
+    texts_alone: bool = False
+    """Whether the columns for a worker are plain texts of a person and nothing else."""
 
 
 def problems_of(schema: SchemaFacts, known: Classification) -> tuple[str, ...]:
@@ -219,7 +223,11 @@ def plan_table(name: str, schema: SchemaFacts, table: Table, recipe: Recipe) -> 
         f"WITH {expressions.keys()} SELECT {columns} FROM k, {qualified(name)} t{lateral}"  # noqa: S608 - quoted names
         f" WHERE t.ctid >= '({_LOW},0)'::tid AND t.ctid < '({_HIGH},0)'::tid"
     )
-    return TablePlan(name, written, query, expressions.settings(), by_python, extra, types)
+    texts_alone = extra == (table.person,) and all(
+        table.columns[c].holds is Holds.TEXT and table.columns[c].sealed is None and types[c] != "bytea"
+        for c in by_python
+    )
+    return TablePlan(name, written, query, expressions.settings(), by_python, extra, types, texts_alone)
 
 
 def _needed_raw(table: Table, by_python: Collection[str], written: Collection[str]) -> tuple[str, ...]:
@@ -273,10 +281,8 @@ class _Worker:
         form = "" if plan.by_python else " (FORMAT binary)"
         listed = ", ".join(quoted(c) for c in plan.columns)
         into = f"COPY {qualified(plan.name)} ({listed}) FROM STDIN{form}"
-        with (
-            self.source.cursor().copy(f"COPY ({query}) TO STDOUT{form}".encode()) as out,
-            self.target.cursor() as cursor,
-        ):
+        out = copied_out(self.source, f"COPY ({query}) TO STDOUT{form}")
+        with self.target.cursor() as cursor:
             missed = (0, 0)
             with cursor.copy(into.encode()) as back:
                 if plan.by_python:
@@ -285,25 +291,39 @@ class _Worker:
                     _pass_on(out, back)
             return Masked(plan.name, cursor.rowcount, cursor.rowcount, *missed)
 
-    def _through_python(self, plan: TablePlan, out: Iterable[Any], back: Any) -> tuple[int, int]:
+    def _through_python(self, plan: TablePlan, out: Iterable[bytes], back: Any) -> tuple[int, int]:
         """How many values did not open, and how many texts were nobody's."""
         job = self.job
         masker = RowMasker(job.tables[plan.name], job.recipe, self.roster, job.opened, job.sealing)
         batch: list[list[bytes]] = []
         for chunk in out:
-            batch.append(bytes(chunk)[:-1].split(b"\t"))
+            batch.append(chunk[:-1].split(b"\t"))
             if len(batch) >= _BATCH_ROWS:
-                back.write(_masked_lines(plan, masker, batch))
+                back.write(masked_lines(plan, masker, batch))
                 batch = []
         if batch:
-            back.write(_masked_lines(plan, masker, batch))
+            back.write(masked_lines(plan, masker, batch))
         return masker.unopened.total(), masker.unowned.total()
 
 
-def _pass_on(out: Iterable[Any], back: Any) -> None:
+def copied_out(connection: Connection, statement: str) -> Iterator[bytes]:
+    """Rows of a COPY TO STDOUT, by libpq's own calls: what the driver does around each costs as much as
+    half of masking it. Whoever does not read to the end must close the connection."""
+    server = connection.pgconn
+    begun = server.exec_(statement.encode())
+    if begun.status != ExecStatus.COPY_OUT:
+        raise error_from_result(begun)
+    while (got := server.get_copy_data(0))[0] > 0:
+        yield bytes(got[1])
+    while (ended := server.get_result()) is not None:
+        if ended.status != ExecStatus.COMMAND_OK:
+            raise error_from_result(ended)
+
+
+def _pass_on(out: Iterable[bytes], back: Any) -> None:
     waiting, size = [], 0
     for chunk in out:
-        waiting.append(bytes(chunk))
+        waiting.append(chunk)
         size += len(chunk)
         if size >= _WRITE_BYTES:
             back.write(b"".join(waiting))
@@ -311,7 +331,25 @@ def _pass_on(out: Iterable[Any], back: Any) -> None:
     back.write(b"".join(waiting))
 
 
-def _masked_lines(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes]]) -> bytes:
+def masked_lines(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes]]) -> bytes:
+    """Rows of COPY's text format as the target gets them."""
+    masked = _texts_masked(plan, masker, lines) if plan.texts_alone else _rows_masked(plan, masker, lines)
+    return b"\n".join([b"\t".join(line) for line in masked]) + b"\n"
+
+
+def _texts_masked(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes]]) -> Sequence[list[bytes]]:
+    """The same as ``_rows_masked``, without making values of rows that have texts alone."""
+    texts = [(c, plan.columns.index(c)) for c in plan.by_python]
+    kind = plan.types[plan.extra[0]]
+    owners = masker.owners([_read(line.pop(), kind) for line in lines])
+    for column, at in texts:
+        for line, owner in zip(lines, owners, strict=True):
+            if (field_ := line[at]) != _NULL:
+                line[at] = _write(masker.text(_read(field_, "text"), owner, column))
+    return lines
+
+
+def _rows_masked(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes]]) -> Sequence[list[bytes]]:
     width = len(plan.columns)
     put_at = [(c, plan.columns.index(c)) for c in (*plan.by_python, *(c for c in plan.extra if c == "key_version"))]
     raw_at = [(c, plan.columns.index(c)) for c in plan.by_python] + [(c, width + i) for i, c in enumerate(plan.extra)]
@@ -324,8 +362,8 @@ def _masked_lines(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes
     for line, masked in zip(lines, masker.complete(rows, done), strict=True):
         for column, at in put_at:
             line[at] = _write(masked[column])
-        written.append(b"\t".join(line[:width]))
-    return b"\n".join(written) + b"\n"
+        written.append(line[:width])
+    return written
 
 
 _ESCAPES = {b"\\\\": b"\\", b"\\t": b"\t", b"\\n": b"\n", b"\\r": b"\r", b"\\b": b"\b", b"\\f": b"\f", b"\\v": b"\v"}

@@ -24,6 +24,8 @@ REMOVED_TEXT = "[REMOVED]"
 """Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
 shapes could be found, and the name that stands in it would stay."""
 _LATE = frozenset({Holds.BLIND_INDEX})
+_DATED = frozenset({Holds.DATE, Holds.BIRTH_DATE, Holds.KEY})
+_WRITTEN = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def is_late(column: Column) -> bool:
@@ -46,7 +48,12 @@ def _order(table: Table, names: Sequence[str]) -> _Order:
     sealed = tuple((name, column, column.sealed) for name, column in columns if column.sealed is not None)
     plain = tuple((name, column) for name, column in columns if not is_late(column))
     indexes = tuple((name, column) for name, column in columns if column.holds is Holds.BLIND_INDEX)
-    return _Order(plain, sealed, indexes, any(column.holds is not Holds.TEXT for _, column in plain))
+    return _Order(plain, sealed, indexes, any(_is_dated(column) for _, column in plain))
+
+
+def _is_dated(column: Column) -> bool:
+    """Whether a person's shift may move the value; a key may be a time-based UUID."""
+    return column.holds in _DATED or any(map(_is_dated, column.paths.values()))
 
 
 @dataclass
@@ -78,10 +85,12 @@ class RowMasker:
 
     def _owners(self, rows: Sequence[Row]) -> list[Person]:
         column = self.table.person
-        if not column:
-            return [NOBODY] * len(rows)
-        people = self.roster.people(self.table.link, (row.get(column) for row in rows))
-        return [people.get(canonical(row.get(column)), NOBODY) for row in rows]
+        return self.owners([row.get(column) for row in rows]) if column else [NOBODY] * len(rows)
+
+    def owners(self, keys: Sequence[Any]) -> list[Person]:
+        """Whose each row is, from the values of its column that names the person."""
+        people = self.roster.people(self.table.link, keys)
+        return [people.get(canonical(key), NOBODY) for key in keys]
 
     def _one(self, row: Row, done: dict[str, Any], person: Person) -> dict[str, Any]:
         order = self._order_of(row, done)
@@ -117,7 +126,7 @@ class RowMasker:
         if value is None:
             return None
         if column.holds is Holds.TEXT:
-            return self._text(value, person, path)
+            return self.text(value, person, path)
         if column.holds is Holds.JSON:
             return self._json(column, value, person, moment)
         if isinstance(value, dict):
@@ -136,10 +145,11 @@ class RowMasker:
             return [self._inner(below, None, v, person, moment) for v in value]
         return self._value(_column_at(self.table.columns, below), value, person, moment, below)
 
-    def _text(self, value: Any, person: Person, path: str) -> Any:
+    def text(self, value: Any, person: Person, path: str) -> Any:
+        """A text of the person, which stands at this path."""
         if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
             return REMOVED_TEXT.encode()
-        if not person.known:
+        if not person.is_known:
             self.unowned[path] += 1
             return REMOVED_TEXT
         return self.texts.mask(str(value), person)
@@ -152,7 +162,7 @@ class RowMasker:
                 table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened, self.unowned
             )
         masked = self._inside[id(column)].inside(document, "", person, moment)
-        return json.dumps(masked, ensure_ascii=False) if isinstance(value, str) else masked
+        return _WRITTEN(masked) if isinstance(value, str) else masked
 
     def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
         """A document whose paths are the table's columns."""
@@ -180,7 +190,7 @@ class RowMasker:
                 return REMOVED_TEXT
             text = bytes(row[name]).hex()
         if column.holds is Holds.TEXT:
-            return self._text(text, person, name)
+            return self.text(text, person, name)
         return masked_plain(self.recipe, column.holds, text)
 
 

@@ -26,7 +26,7 @@ from dr_platform.knowledge.evaluate import LabelledQuestion, QuestionsError, eva
 from dr_platform.knowledge.search import MixedModels, exact_search, hybrid_search, text_search, vector_search
 from dr_platform.knowledge.seeding import SeedReport, forget, freshness, pending_changes, seed
 from dr_platform.knowledge.sources import SourceError
-from dr_platform.knowledge.store import SeedInProgress, WrongDimensions
+from dr_platform.knowledge.store import OtherModelInUse, SeedInProgress, WrongDimensions
 from tests.contracts.embedded_servers import Running, running
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Wide(WordVectors):
 
 
 VECTORS = WordVectors()
+INDEX = f"knowledge.{store.index_of('vectors', VECTORS.model_id)}"
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +92,11 @@ def connection(server: Running) -> Iterator[Connection]:
     """An empty store, by the login that may load."""
     with psycopg.connect(address(server), autocommit=True) as connection:
         connection.execute(
-            "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.terms, knowledge.embeddings CASCADE"
+            "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.term_vectors, knowledge.vectors,"
+            " knowledge.models CASCADE"
         )
-        for table in store.INDEXED_TABLES:
-            connection.execute(f"DROP INDEX IF EXISTS knowledge.{table}_embedding_hnsw".encode())
+        for model in (VECTORS.model_id, OtherModel.model_id):
+            store.drop_indexes(connection, model)
         yield connection
 
 
@@ -124,8 +126,8 @@ def snapshot(connection: Connection) -> dict[str, list[Any]]:
         " FROM knowledge.chunks c JOIN knowledge.documents d ON d.id = c.document_id ORDER BY 1, 2, 3",
         "postings": "SELECT d.set_name, d.slug, p.lexeme, p.frequency"
         " FROM knowledge.postings p JOIN knowledge.documents d ON d.id = p.document_id ORDER BY 1, 2, 3",
-        "terms": "SELECT lexeme, model, embedding::text FROM knowledge.terms ORDER BY 1",
-        "embeddings": "SELECT content_hash, model, embedding::text FROM knowledge.embeddings ORDER BY 1, 2",
+        "terms": "SELECT lexeme, model, embedding::text FROM knowledge.term_vectors ORDER BY 1, 2",
+        "vectors": "SELECT content_hash, model, embedding::text FROM knowledge.vectors ORDER BY 1, 2",
         "seeds": "SELECT set_name, source, model, languages, documents, words FROM knowledge.seeds ORDER BY 1, 2",
     }
     return {name: connection.execute(look.encode()).fetchall() for name, look in looks.items()}
@@ -278,7 +280,9 @@ def test_of_seeders_at_once_one_works_and_the_store_is_as_after_one(
 ) -> None:
     seed(connection, SLEEP, articles, VECTORS)
     alone = snapshot(connection)
-    connection.execute("TRUNCATE knowledge.documents, knowledge.seeds, knowledge.terms, knowledge.embeddings CASCADE")
+    connection.execute(
+        "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.term_vectors, knowledge.vectors CASCADE"
+    )
     reports: list[SeedReport] = []
 
     def work() -> None:
@@ -325,25 +329,23 @@ def test_a_seeder_that_never_ends_is_waited_for_with_a_limit(
     assert counts(seed(connection, SLEEP, articles, VECTORS)) == (14, 0, 0, 0)
 
 
-def test_another_model_embeds_everything_again_and_is_never_compared_with_the_old(
+def test_an_embedder_that_is_not_in_use_loads_nothing_and_is_not_compared(
     connection: Connection, articles: Path
 ) -> None:
-    seed(connection, PRIVACY, CATALOG / "knowledge" / "privacy" / "articles", VECTORS)
     seed(connection, SLEEP, articles, VECTORS)
-    other = OtherModel()
+    before = snapshot(connection)
+    (articles / "new.md").write_text("# New\n\nNobody would find this by meaning.\n")
+    with pytest.raises(OtherModelInUse, match="another-256"):
+        seed(connection, SLEEP, articles, OtherModel())
+    assert snapshot(connection) == before
     with pytest.raises(MixedModels, match="wordllama"):
-        hybrid_search(connection, other, "How do I fall asleep?")
-    report = seed(connection, SLEEP, articles, other)
-    assert counts(report) == (0, 14, 0, 0)
-    assert report.embedded == report.chunks
-    assert hybrid_search(connection, other, "How do I fall asleep?", set_name="sleep")
-    with pytest.raises(MixedModels):
-        hybrid_search(connection, other, "How do I fall asleep?")
-    models = connection.execute("SELECT DISTINCT model FROM knowledge.embeddings").fetchall()
-    assert len(models) == 2, "vectors of the replaced model are gone, those of the other set stay"
+        hybrid_search(connection, OtherModel(), "How do I fall asleep?")
 
 
-def test_an_embedder_of_another_size_is_refused(connection: Connection, articles: Path) -> None:
+def test_an_embedder_that_changed_its_size_under_the_same_name_is_refused(
+    connection: Connection, articles: Path
+) -> None:
+    seed(connection, SLEEP, articles, VECTORS)
     with pytest.raises(WrongDimensions):
         seed(connection, SLEEP, articles, Wide())
 
@@ -377,7 +379,7 @@ def test_the_vector_index_is_built_after_the_load_and_kept_for_small_changes(
     connection: Connection, articles: Path
 ) -> None:
     def index() -> Any:
-        return connection.execute("SELECT to_regclass('knowledge.chunks_embedding_hnsw')::oid").fetchone()
+        return connection.execute("SELECT to_regclass(%s)::oid", (INDEX,)).fetchone()
 
     seed(connection, SLEEP, articles, VECTORS)
     built = index()
@@ -390,11 +392,11 @@ def test_a_large_load_builds_the_index_anew(
     connection: Connection, articles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(connection, SLEEP, articles, VECTORS)
-    before = connection.execute("SELECT 'knowledge.chunks_embedding_hnsw'::regclass::oid").fetchone()
+    before = connection.execute("SELECT to_regclass(%s)::oid", (INDEX,)).fetchone()
     monkeypatch.setattr(store, "REBUILD_ROWS", 10)
     lines: list[str] = []
     seed(connection, PRIVACY, CATALOG / "knowledge" / "privacy" / "articles", VECTORS, lines.append)
-    assert connection.execute("SELECT 'knowledge.chunks_embedding_hnsw'::regclass::oid").fetchone() != before
+    assert connection.execute("SELECT to_regclass(%s)::oid", (INDEX,)).fetchone() not in (before, (None,))
     assert any("building the vector index" in line for line in lines)
 
 
@@ -406,7 +408,8 @@ class TestShippedSets:
     def reader(cls, server: Running) -> Iterator[Connection]:
         with psycopg.connect(address(server), autocommit=True) as connection:
             connection.execute(
-                "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.terms, knowledge.embeddings CASCADE"
+                "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.term_vectors, knowledge.vectors,"
+                " knowledge.models CASCADE"
             )
             for knowledge_set in SETS.values():
                 report = seed(
@@ -487,14 +490,17 @@ class TestShippedSets:
         assert hybrid_search(reader, VECTORS, "sleep", set_name="no-such-set") == ()
 
     def test_the_application_may_search_and_not_change(self, reader: Connection) -> None:
-        for table in ("documents", "chunks", "postings", "terms", "seeds"):
+        for table in ("documents", "chunks", "postings", "term_vectors", "vectors", "models", "seeds"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 reader.execute(f"DELETE FROM knowledge.{table}".encode())
 
     def test_the_index_finds_what_an_exact_look_finds(
         self, reader: Connection, questions: tuple[LabelledQuestion, ...]
     ) -> None:
-        look = b"SELECT id FROM knowledge.chunks ORDER BY embedding <=> %s::vector LIMIT 10"
+        look = (
+            b"SELECT content_hash FROM knowledge.vectors WHERE model = 'wordllama-l2-supercat-256'"
+            b" ORDER BY embedding::vector(256) <=> %s::vector(256) LIMIT 10"
+        )
         shared = 0
         with reader.transaction():
             reader.execute("SELECT set_config('hnsw.ef_search', '100', true)")

@@ -22,7 +22,12 @@ import pytest
 
 from dr_platform.catalog import Engine, Role
 from dr_platform.clock import SystemClock
+from dr_platform.databases.connect import connect_database
+from dr_platform.databases.embedded import embedded_server
+from dr_platform.embedding import ShortWordVectors, WordVectors
 from dr_platform.identity import new_id
+from dr_platform.knowledge.evaluate import Figures, RetrievalReport
+from dr_platform.knowledge.models import Answers, switch
 from dr_platform.reference_service.client import ServiceClient
 from dr_platform.reference_service.peers import PeerRefused
 from dr_platform.reference_service.roles.authentication import demo_secret
@@ -317,6 +322,34 @@ def test_vectors_are_of_length_1_and_equal_for_equal_texts(platform: Platform) -
     assert len(first) == 256
     assert first == second != third
     assert sum(x * x for x in first) == pytest.approx(1, abs=1e-5)
+
+
+def test_vectors_of_another_model_are_given_when_asked_for_and_unknown_ones_refused(platform: Platform) -> None:
+    wanted = {"texts": ["sleep"], "model": ShortWordVectors.model_id}
+    answer = platform.ask(Role.EMBEDDING, "/embed", wanted, "embed:use")
+    assert (answer.body["model"], len(answer.body["vectors"][0])) == (ShortWordVectors.model_id, 128)
+    assert platform.ask(Role.EMBEDDING, "/embed", {**wanted, "model": "no-such-model"}, "embed:use").status == 400
+
+
+NOTHING = Answers(RetrievalReport("no question", 0, *[Figures(0, 0, 0)] * 3, ()))
+
+
+def test_search_follows_the_store_to_another_model_and_back(platform: Platform) -> None:
+    made = platform.fleet
+    entry = next(d for d in made.catalog.databases.values() if d.engine is Engine.POSTGRESQL)
+    endpoint = embedded_server(entry, made.state, made.secrets).endpoint()
+
+    def use(embedder: WordVectors) -> None:
+        with contextlib.closing(connect_database(entry, endpoint, made.secrets, "admin")) as database:
+            connection: Any = database.connection  # type: ignore[attr-defined]
+            switch(connection, embedder, None, lambda _asked: NOTHING, SystemClock(), chosen="a test")
+
+    for embedder in (ShortWordVectors(), WordVectors()):
+        use(embedder)
+        wanted = {"question": f"I forgot my tablet last night {new_id('q')}", "limit": 3}
+        found = platform.ask(Role.SEARCH, "/search", wanted, "search:use").body
+        assert found["mode"] == "hybrid"
+        assert len(found["results"]) == 3
 
 
 def test_a_task_is_worked_off_and_the_depth_of_the_queue_is_told(platform: Platform) -> None:

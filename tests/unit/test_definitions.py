@@ -160,10 +160,11 @@ def test_sensors_and_schedules_run_from_the_start() -> None:
         "rollouts",
         "incidents",
         "intake",
+        "knowledge",
     }
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors)
     named = {s.name for s in schedules}
-    assert named >= {"hourly_checks", "daily_knowledge", "daily_retention", "daily_backups_prune", "migrations"}
+    assert named >= {"hourly_checks", "daily_retention", "daily_backups_prune", "migrations"}
     assert {name.split("_")[1] for name in named if name.startswith("backup_")} == set(platform().catalog.databases)
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
     assert {s.execution_timezone for s in schedules} == {"UTC"}

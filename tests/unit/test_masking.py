@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
+import tempfile
 import uuid
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +30,15 @@ from dr_platform.masking.classification import (
 )
 from dr_platform.masking.geography import SMALL_ZIP3, zip3
 from dr_platform.masking.people import Roster, RosterFile, derived_key
-from dr_platform.masking.postgresql import lossy_unique, ranges
+from dr_platform.masking.postgresql import (
+    ColumnFacts,
+    SchemaFacts,
+    _write,
+    lossy_unique,
+    masked_lines,
+    plan_table,
+    ranges,
+)
 from dr_platform.masking.recipe import Profile, Recipe
 from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, leaf_paths
 from dr_platform.masking.seals import KeyRing, place_of
@@ -56,7 +67,7 @@ SAFE = Recipe(Profile.SAFE_HARBOR, b"k" * 32, TODAY)
 OTHER = Recipe(Profile.EXPERT_DETERMINATION, b"o" * 32, TODAY)
 MOMENTS = st.datetimes(datetime(1910, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 MASKER = TextMasker()
-QUENTIN = Person(
+QUENTIN = Person.known_by(
     "p1",
     (
         (Holds.NAME, "Quentin Grønlund"),
@@ -226,7 +237,7 @@ def test_json_stays_json_and_a_picture_in_base64_goes() -> None:
 
 @given(st.text(alphabet="abc defé\n,.", max_size=200))
 def test_a_text_without_anybody_stays_as_it_is(text: str) -> None:
-    assert MASKER.mask(text, Person("p", ((Holds.NAME, "Xyz Wvu"),))) == text or not text.isascii()
+    assert MASKER.mask(text, Person.known_by("p", ((Holds.NAME, "Xyz Wvu"),))) == text or not text.isascii()
 
 
 # Rows
@@ -246,7 +257,7 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
     roster.link("conversation", [("c1", str(derived))])
     for kind, name in (("", key), ("", derived), ("conversation", "C1")):
         (person,) = roster.people(kind, [name]).values()
-        assert (person.key, person.known) == (key, ((Holds.NAME, "Zoë Ibarra"),))
+        assert person == Person.known_by(key, ((Holds.NAME, "Zoë Ibarra"),))
     assert roster.people("conversation", ["c2"])["c2"] == Person("c2")
     assert b"Ibarra" not in (tmp_path / "people").read_bytes()
 
@@ -295,6 +306,34 @@ def test_documents_are_masked_path_by_path_and_what_has_no_class_is_removed(rost
     assert masked["a"] == {"note": "spoke with [NAME]", "n": 2, "new": None}
     assert masked["tel"] != document["tel"]
     assert sorted(leaf_paths(document)) == ["_id", "a.n", "a.new", "a.note", "tel[]"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["Zoë called", "a\tb\\c\n", "", "[1]", "Zoë, zoe@home.example, (617) 555-2368", "MRN: 123456"])
+        | st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
+        | st.none(),
+        max_size=6,
+    )
+)
+def test_rows_of_texts_alone_become_what_they_become_as_values(texts: list[str | None]) -> None:
+    table = {
+        "person": "who",
+        "columns": {
+            "id": "safe",
+            "who": {"holds": "key", "domain": "account"},
+            "body": "text",
+        },
+    }
+    types = {"id": "bigint", "who": "text", "body": "text"}
+    facts = tuple(ColumnFacts(name, kind, True, False) for name, kind in types.items())
+    plan = plan_table("t.notes", SchemaFacts({"t.notes": facts}, {}), Table.model_validate(table), EXPERT)
+    assert plan.texts_alone
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Roster(RosterFile.new(Path(folder)))) as people:
+        people.add([("w1", [(Holds.NAME, "Zoë Ibarra")])])
+        lines = [[b"1", b"masked", _write(text), b"w1" if n % 2 else b"w2"] for n, text in enumerate(texts)]
+        as_values = masked_lines(replace(plan, texts_alone=False), masker(table, people), [[*line] for line in lines])
+        assert masked_lines(plan, masker(table, people), lines) == as_values
 
 
 def test_a_text_of_somebody_of_whom_nothing_is_known_is_removed_and_counted(roster: Roster) -> None:
@@ -394,7 +433,7 @@ def test_canaries_are_always_the_same_and_masked_texts_of_theirs_are_clean() -> 
     assert canaries == Canaries.made_from(b"some entropy")
     for number, canary in enumerate(canaries.people):
         known = tuple((h, v) for h in (Holds.NAME, Holds.EMAIL, Holds.PHONE) if (v := canary.value(h)) is not None)
-        masked = MASKER.mask(canary.text(number), Person("p", known))
+        masked = MASKER.mask(canary.text(number), Person.known_by("p", known))
         assert search([("t", masked.encode())], canaries)[1] == ()
         column = Column(holds=Holds.NAME)
         assert column.holds is Holds.NAME

@@ -60,8 +60,10 @@ def test_every_service_is_smoke_tested_and_judged_by_its_promises_and_its_door()
         assert {asset for asset, name in checks(suite) if name == check} == services
 
 
-def test_ai_is_retrieval_latency_crisis_refusal_and_identifiers() -> None:
-    assert {check for _asset, check in checks("ai")} == {"retrieval", "latency", "crisis", "refusal", "identifiers"}
+def test_ai_is_retrieval_the_gates_of_articles_latency_crisis_refusal_and_identifiers() -> None:
+    gates = {"duplicates", "language", "phi", "staleness"}
+    said = {"retrieval", "latency", "crisis", "refusal", "identifiers"}
+    assert {check for _asset, check in checks("ai")} == said | gates
     timed = {asset for asset, check in checks("ai") if check == "latency"}
     assert timed == {f"services/{name}-service" for name in ("search", "embedding", "generation")}
 

@@ -55,11 +55,12 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 """
 _VECTORS = """
 SELECT n.nspname, c.relname, a.attname, i.relname, m.amname, o.opcname, x.indisvalid AND x.indisready, a.atttypmod,
-       c.reltuples::int8
+       c.reltuples::int8, t.typname
   FROM pg_index x
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
+  JOIN pg_type t ON t.oid = a.atttypid
   JOIN pg_opclass o ON o.oid = x.indclass[0]
  WHERE m.amname IN ('hnsw', 'ivfflat') AND x.indkey[0] <> 0 AND x.indpred IS NULL
  ORDER BY 1, 2, 4
@@ -160,6 +161,7 @@ class VectorIndex:
     dimensions: int
     rows: int
     """As the server estimates."""
+    type: str
 
 
 def tables(connection: Connection) -> tuple[Table, ...]:

@@ -199,8 +199,8 @@ class BrokenLanes(Exception):
     """Blocks are missing, doubled or out of order."""
 
 
-def merged(lanes: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
-    """The stream as it was. Raises ``BrokenLanes`` unless every block is there once."""
+def merged(lanes: Sequence[Iterator[bytes]]) -> Iterator[memoryview]:
+    """The stream as it was, cut anywhere. Raises ``BrokenLanes`` unless every block is there once."""
     expected, total = 0, None
     frames = [_Frames(lane) for lane in lanes]
     while True:
@@ -213,7 +213,7 @@ def merged(lanes: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
         lane = next((lane for lane in frames if lane.number == expected), None)
         if lane is None:
             break
-        yield lane.take()
+        yield from lane.take()
         expected += 1
     if total != expected or not all(lane.ended for lane in frames):
         raise BrokenLanes(f"block {expected} is missing")
@@ -224,7 +224,7 @@ class _Frames:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._rest = memoryview(b"")
         self.number: int | None = None
         self._size = 0
         self.ended = False
@@ -235,26 +235,28 @@ class _Frames:
         if self.ended:
             return self._total
         if self.number is None:
-            number, self._size = FRAME.unpack(self._read(FRAME.size))
+            number, self._size = FRAME.unpack(b"".join(self._read(FRAME.size)))
             if not self._size:
                 self.ended, self._total = True, number
                 return number
             self.number = number
         return None
 
-    def take(self) -> bytes:
-        block = self._read(self._size)
+    def take(self) -> Iterator[memoryview]:
+        yield from self._read(self._size)
         self.number = None
-        return block
 
-    def _read(self, size: int) -> bytes:
-        held, have = [self._rest], len(self._rest)
-        while have < size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                raise BrokenLanes("a lane ends early")
-            held.append(chunk)
-            have += len(chunk)
-        joined = b"".join(held)
-        self._rest = joined[size:]
-        return joined[:size]
+    def _read(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._rest:
+                self._rest = self._next()
+            taken = self._rest[:size]
+            self._rest = self._rest[len(taken) :]
+            size -= len(taken)
+            yield taken
+
+    def _next(self) -> memoryview:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            raise BrokenLanes("a lane ends early")
+        return memoryview(chunk)

@@ -5,7 +5,9 @@ Here: looking. A look that takes too long says that it could not be finished. No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -29,24 +31,27 @@ _COMPARED_ROWS = 5_000_000
 """Rows that exact searches read together: a question costs a pass over its table."""
 _QUESTIONS = (5, 40)
 _CHECKSUMS_S = 3600.0
+_SESSIONS = 2
+_ROUNDING = 1e-6
 _OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>"}
 
 
 def probe(access: Access) -> tuple[Probe, ...]:
-    """Everything that can be asked while the server runs."""
-    return tuple(_probes(access))
-
-
-def _probes(access: Access) -> Iterator[Probe]:
+    """Everything that can be asked while the server runs, by two sessions side by side."""
     with access.connect() as connection:
-        connection.execute(f"SET statement_timeout = '{LIMIT_S}s'".encode())
-        yield _looked("indexes_valid", lambda: _indexes_valid(connection))
-        yield _looked("constraints_validated", lambda: _constraints_validated(connection))
-        yield _looked("foreign_keys_hold", lambda: _none_found(connection, _foreign_keys(connection)))
-        yield _looked("required_values_present", lambda: _none_found(connection, _not_null(connection)))
-        yield _looked("unique_values_unique", lambda: _none_found(connection, _unique(connection)))
-        for index in catalog.vector_indexes(connection):
-            yield _looked(f"vectors {index.schema}.{index.index}", lambda i=index: _vectors(connection, i))
+        indexes = catalog.vector_indexes(connection)
+    looks: list[tuple[str, Callable[[Connection], Looked]]] = [
+        ("indexes_valid", _indexes_valid),
+        ("constraints_validated", _constraints_validated),
+        ("foreign_keys_hold", lambda connection: _none_found(connection, _foreign_keys(connection))),
+        ("required_values_present", lambda connection: _none_found(connection, _not_null(connection))),
+        ("unique_values_unique", lambda connection: _none_found(connection, _unique(connection))),
+        *((f"vectors {i.schema}.{i.index}", partial(_vectors, index=i)) for i in indexes),
+    ]
+    with ThreadPoolExecutor(_SESSIONS, thread_name_prefix="probe") as pool:
+        # The longest begin first.
+        asked = [pool.submit(_looked, access, name, look) for name, look in reversed(looks)]
+        return tuple(future.result() for future in reversed(asked))
 
 
 def checksums(programs: Path, data: Path, user: ServerUser) -> Probe:
@@ -62,9 +67,11 @@ def checksums(programs: Path, data: Path, user: ServerUser) -> Probe:
 Looked = tuple[bool | None, str, dict[str, float]]
 
 
-def _looked(name: str, look: Callable[[], Looked]) -> Probe:
+def _looked(access: Access, name: str, look: Callable[[Connection], Looked]) -> Probe:
     try:
-        passed, detail, measurements = look()
+        with access.connect() as connection:
+            connection.execute(f"SET statement_timeout = '{LIMIT_S}s'".encode())
+            passed, detail, measurements = look(connection)
     except psycopg.errors.QueryCanceled:
         return Probe(name, None, f"not finished within {LIMIT_S} s")
     except psycopg.Error as exc:
@@ -176,7 +183,7 @@ def _doubles(
 # Vectors
 
 
-def _vectors(connection: Connection, index: VectorIndex) -> Looked:
+def _vectors(connection: Connection, *, index: VectorIndex) -> Looked:
     if not index.valid:
         return False, "the index is not valid", {}
     operator = next((sign for name, sign in _OPERATORS.items() if f"_{name}_" in index.operators), None)
@@ -186,9 +193,10 @@ def _vectors(connection: Connection, index: VectorIndex) -> Looked:
     if not questions:
         return True, "there is no row to ask for", {"questions": 0.0}
     with connection.transaction():
-        exact = [_nearest(connection, index, operator, place, breadth=None) for place in questions]
+        exact: Sequence[Sequence[float]] = ()
         for breadth in BREADTHS:
             found = [_nearest(connection, index, operator, place, breadth) for place in questions]
+            exact = exact or _exact(connection, index, operator, questions, found)
             recall, itself = _recall(exact, found), _itself(found)
             if recall >= RECALL and itself == 1.0:
                 break
@@ -210,22 +218,65 @@ def _questions(connection: Connection, index: VectorIndex) -> list[str]:
     return [row[0] for row in connection.execute(query).fetchall()]
 
 
-def _nearest(
-    connection: Connection, index: VectorIndex, operator: str, place: str, breadth: int | None
-) -> list[tuple[str, float]]:
-    """The nearest rows with their distances: by the index, or exactly where no breadth is given."""
-    connection.execute(f"SET LOCAL enable_indexscan = {'on' if breadth else 'off'}".encode())
-    connection.execute(f"SET LOCAL enable_seqscan = {'off' if breadth else 'on'}".encode())
-    if breadth:
-        setting = "hnsw.ef_search" if index.method == "hnsw" else "ivfflat.probes"
-        connection.execute("SELECT set_config(%s, %s, true)", (setting, str(breadth)))
+def _nearest(connection: Connection, index: VectorIndex, operator: str, place: str, breadth: int) -> list[float]:
+    """Distances of the nearest rows, by the index."""
+    connection.execute("SET LOCAL enable_seqscan = off")
+    setting = "hnsw.ef_search" if index.method == "hnsw" else "ivfflat.probes"
+    connection.execute("SELECT set_config(%s, %s, true)", (setting, str(breadth)))
     relation, column = sql.Identifier(index.schema, index.relation), sql.Identifier(index.column)
-    sign = sql.SQL("OPERATOR({}.{})").format(_home(connection), verbatim(operator))
     asked = sql.SQL("(SELECT {} FROM {} WHERE ctid = {}::tid)").format(column, relation, sql.Literal(place))
-    query = sql.SQL("SELECT ctid::text, {c} {s} {q} FROM {r} ORDER BY {c} {s} {q} LIMIT {n}").format(
-        c=column, s=sign, q=asked, r=relation, n=sql.Literal(NEIGHBOURS)
+    query = sql.SQL("SELECT {c} {s} {q} FROM {r} ORDER BY {c} {s} {q} LIMIT {n}").format(
+        c=column, s=_sign(connection, operator), q=asked, r=relation, n=sql.Literal(NEIGHBOURS)
     )
-    return [(row[0], float(row[1])) for row in connection.execute(query).fetchall()]
+    return [float(row[0]) for row in connection.execute(query).fetchall()]
+
+
+def _exact(
+    connection: Connection, index: VectorIndex, operator: str, places: Sequence[str], found: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """The same by comparing every row, all questions in one pass, because fetching the vectors costs more than
+    comparing them.
+    What the index found are rows of the table, so none of the nearest is farther than the farthest of them."""
+    relation, column = sql.Identifier(index.schema, index.relation), sql.Identifier(index.column)
+    query = sql.SQL("""
+        WITH asked AS MATERIALIZED (
+            SELECT w.number, t.{column} AS question, w.limit_of
+              FROM unnest(%s::text[], %s::float8[]) WITH ORDINALITY AS w (place, limit_of, number)
+              JOIN {relation} t ON t.ctid = w.place::tid)
+        SELECT number, distance FROM (
+            SELECT number, distance, row_number() OVER (PARTITION BY number ORDER BY distance) AS rank
+              FROM (SELECT {compared} AS compared FROM {relation} WHERE {column} IS NOT NULL OFFSET 0) c
+             CROSS JOIN LATERAL (
+                   SELECT a.number, a.limit_of, c.compared {sign} a.question AS distance FROM asked a OFFSET 0) every
+             WHERE limit_of IS NULL OR distance <= limit_of) near
+         WHERE rank <= {count} ORDER BY number, distance
+    """).format(
+        column=column,
+        relation=relation,
+        compared=_fetched(connection, index),
+        sign=_sign(connection, operator),
+        count=sql.Literal(NEIGHBOURS),
+    )
+    connection.execute("SET LOCAL enable_seqscan = on")
+    limits = [given[-1] + _ROUNDING if len(given) == NEIGHBOURS else None for given in found]
+    exact: list[list[float]] = [[] for _ in places]
+    for number, distance in connection.execute(query, (list(places), limits)).fetchall():
+        exact[number - 1].append(float(distance))
+    return exact
+
+
+def _fetched(connection: Connection, index: VectorIndex) -> sql.Composable:
+    """A copy of the vector in memory. The column itself would be fetched anew from where long values are stored for
+    each question."""
+    column = sql.Identifier(index.column)
+    known = "SELECT count(*) FROM pg_proc WHERE proname = 'subvector' AND proargtypes[0]::regtype::text ~ %s"
+    if not one(connection, known, rf"(^|\.){index.type}$"):  # it came with pgvector 0.7, and not for every type
+        return column
+    return sql.SQL("{}.subvector({}, 1, {})").format(_home(connection), column, sql.Literal(index.dimensions))
+
+
+def _sign(connection: Connection, operator: str) -> sql.Composable:
+    return sql.SQL("OPERATOR({}.{})").format(_home(connection), verbatim(operator))
 
 
 def _home(connection: Connection) -> sql.Identifier:
@@ -240,16 +291,16 @@ def _home(connection: Connection) -> sql.Identifier:
     )
 
 
-def _recall(exact: Sequence[list[tuple[str, float]]], found: Sequence[list[tuple[str, float]]]) -> float:
+def _recall(exact: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
     """By distance, not by place: of equal vectors either is right."""
     hits = total = 0
     for right, given in zip(exact, found, strict=True):
-        farthest = right[-1][1] if right else 0.0
+        farthest = right[-1] if right else 0.0
         total += len(right)
-        hits += min(len(right), sum(distance <= farthest + 1e-6 for _, distance in given))
+        hits += min(len(right), sum(distance <= farthest + _ROUNDING for distance in given))
     return hits / total if total else 1.0
 
 
-def _itself(found: Sequence[list[tuple[str, float]]]) -> float:
+def _itself(found: Sequence[Sequence[float]]) -> float:
     """How many questions found a row at no greater distance than their own to themselves."""
     return sum(bool(given) for given in found) / len(found) if found else 1.0

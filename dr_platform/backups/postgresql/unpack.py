@@ -6,7 +6,6 @@ Here: writing files. Not here: where the archive comes from.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -15,71 +14,87 @@ from pathlib import Path, PurePosixPath
 from dr_platform.backups.postgresql.manifest import BackupManifest, ListedFile, differences
 from dr_platform.databases.embedded.files import ServerUser
 
-_COPY_BYTES = 1 << 20
+_BLOCK = tarfile.BLOCKSIZE
 
 
 class NotAsListed(Exception):
     """The archive is not what the server said it is. Its text names files, never content."""
 
 
-def unpack(archive: Iterator[bytes], target: Path, manifest: BackupManifest, user: ServerUser) -> None:
+def unpack(archive: Iterator[bytes | memoryview], target: Path, manifest: BackupManifest, user: ServerUser) -> None:
     """Raises ``NotAsListed`` when a file is missing, other than listed, or outside of the folder."""
     found: dict[str, ListedFile] = {}
+    stream = _Stream(archive)
     _make(target, user)
     try:
-        with tarfile.open(fileobj=_Stream(archive), mode="r|", bufsize=_COPY_BYTES) as tar:
-            for member in tar:
-                if (listed := _write(tar, member, target, user)) is not None:
-                    found[member.name.removeprefix("./")] = listed
+        while (member := _next_member(stream)) is not None:
+            if (listed := _write(stream, member, target, user)) is not None:
+                found[member.name.removeprefix("./")] = listed
     except tarfile.TarError as exc:
         raise NotAsListed(f"the archive cannot be read ({type(exc).__name__})") from None
     if problems := differences(manifest, found):
         raise NotAsListed(f"{problems[0]}" + (f", and {len(problems) - 1} more" if problems[1:] else ""))
 
 
-class _Stream(io.RawIOBase):
-    """Chunks as a file that can be read once."""
+class _Stream:
+    """Chunks of which exact numbers of bytes are taken, without a copy."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        held: list[bytes | memoryview] = []
+    def take(self, size: int) -> Iterator[memoryview]:
         while size:
-            if not self._rest:
-                chunk = next(self._chunks, None)
-                if chunk is None:
-                    break
-                self._rest = memoryview(chunk)
-            taken = self._rest[:size] if size > 0 else self._rest
+            if self.ended():
+                raise tarfile.ReadError("it ends early")
+            taken = self._rest[:size]
             self._rest = self._rest[len(taken) :]
-            size -= len(taken) if size > 0 else 0
-            held.append(taken)
-        return b"".join(held)
+            size -= len(taken)
+            yield taken
+
+    def ended(self) -> bool:
+        """What feeds the stream finds out at its end whether everything came."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return True
+            self._rest = memoryview(chunk)
+        return False
+
+    def drain(self) -> None:
+        while not self.ended():
+            self._rest = memoryview(b"")
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, user: ServerUser) -> ListedFile | None:
+def _next_member(stream: _Stream) -> tarfile.TarInfo | None:
+    """``tarfile`` copies every byte several times; a server writes plain headers, and not always blocks of zeros
+    after the last file."""
+    if stream.ended():
+        return None
+    header = b"".join(stream.take(_BLOCK))
+    if not header.strip(b"\0"):
+        stream.drain()
+        return None
+    return tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
+
+
+def _write(stream: _Stream, member: tarfile.TarInfo, target: Path, user: ServerUser) -> ListedFile | None:
     path = target / _inside(member.name)
     if member.isdir():
         _make(path, user)
         return None
     if not member.isreg():
         raise NotAsListed(f"{member.name} is neither a file nor a folder")
-    source = tar.extractfile(member)
-    if source is None:
-        raise NotAsListed(f"{member.name} has no content")
     digest = hashlib.sha256()
     with path.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
         if not user.is_me:
             os.fchown(file.fileno(), user.uid, user.gid)
-        while chunk := source.read(_COPY_BYTES):
+        for chunk in stream.take(member.size):
             digest.update(chunk)
             file.write(chunk)
+    for _ in stream.take(-member.size % _BLOCK):
+        pass
     return ListedFile(member.size, digest.hexdigest())
 
 

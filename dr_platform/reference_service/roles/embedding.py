@@ -1,4 +1,7 @@
-"""Turns texts into vectors: ``POST /embed {"texts": […]}`` → ``{"vectors": [[…], …], "model": …}``."""
+"""Turns texts into vectors: ``POST /embed {"texts": […]}`` → ``{"vectors": [[…], …], "model": …}``.
+
+``"model"`` in the request asks for another one than the first, so that callers can follow the store's.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from dr_platform.embedding import WordVectors
+from dr_platform.embedding import MODELS, WordVectors, embedder_named
 from dr_platform.reference_service.replica import Replica
 from dr_platform.reference_service.roles.duties import Duties
 from dr_platform.reference_service.web import MAX_TEXT, Call, Refusal, endpoint
@@ -21,13 +24,12 @@ _SHORT = 400
 class Embedding:
     def __init__(self, replica: Replica) -> None:
         self._telemetry = replica.telemetry
-        self._vectors = WordVectors()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, list[float]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
 
     def warm(self) -> None:
         """Load the vectors before the first request needs them."""
-        threading.Thread(target=self._vectors.embed, args=(["warm"],), daemon=True).start()
+        threading.Thread(target=embedder_named(WordVectors.model_id).embed, args=(["warm"],), daemon=True).start()
 
     def embed(self, call: Call) -> dict[str, Any]:
         texts = call.body.get("texts")
@@ -35,19 +37,24 @@ class Embedding:
             raise Refusal(400, "texts must be a list of texts")
         if len(texts) > MAX_TEXTS or any(len(text) > MAX_TEXT for text in texts):
             raise Refusal(413, f"at most {MAX_TEXTS} texts of {MAX_TEXT} characters")
-        return {"vectors": self._embed(texts), "model": self._vectors.model_id, "dimensions": self._vectors.dimensions}
+        model = call.body.get("model", WordVectors.model_id)
+        if model not in MODELS:
+            raise Refusal(400, "no such model")
+        embedder = embedder_named(model)
+        return {"vectors": self._embed(texts, embedder), "model": model, "dimensions": embedder.dimensions}
 
-    def _embed(self, texts: list[str]) -> list[list[float]]:
+    def _embed(self, texts: list[str], embedder: WordVectors) -> list[list[float]]:
+        model = embedder.model_id
         with self._lock:
-            found = {text: self._kept[text] for text in texts if text in self._kept}
+            found = {text: self._kept[model, text] for text in texts if (model, text) in self._kept}
         hits = sum(text in found for text in texts)
         self._telemetry.count("drp_cache_hits_total", hits, cache="embedding", tier="memory")
         self._telemetry.count("drp_cache_misses_total", len(texts) - hits, cache="embedding", tier="memory")
         missing = list(dict.fromkeys(text for text in texts if text not in found))
-        for text, vector in zip(missing, self._vectors.embed(missing), strict=True):
+        for text, vector in zip(missing, embedder.embed(missing), strict=True):
             found[text] = vector.tolist()
         with self._lock:
-            self._kept.update({text: found[text] for text in missing if len(text) <= _SHORT})
+            self._kept.update({(model, text): found[text] for text in missing if len(text) <= _SHORT})
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return [found[text] for text in texts]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dr_platform.embedding import WordVectors
 from dr_platform.errors import TemporaryFailure
+from dr_platform.knowledge.store import InUse, read_in_use
 from dr_platform.reference_service.cache import Cache
 from dr_platform.reference_service.looks import Look, every
-from dr_platform.reference_service.peers import NotDeclared, PeerUnavailable
+from dr_platform.reference_service.peers import NotDeclared, PeerRefused, Peers, PeerUnavailable
 from dr_platform.reference_service.replica import Replica
 from dr_platform.reference_service.roles.duties import Duties
 from dr_platform.reference_service.stores.postgresql import PostgresStore
@@ -28,22 +29,33 @@ SCOPE = "search:use"
 EMBED_SCOPE = "embed:use"
 MAX_QUESTION = 2_000
 _EDITION_S = 2.0
-TABLES = ("knowledge.documents", "knowledge.chunks", "knowledge.postings", "knowledge.seeds")
+TABLES = (
+    "knowledge.documents",
+    "knowledge.chunks",
+    "knowledge.postings",
+    "knowledge.seeds",
+    "knowledge.models",
+    "knowledge.vectors",
+    "knowledge.term_vectors",
+)
+FIRST = InUse(WordVectors.model_id, WordVectors.dimensions)
+"""Asked for where nothing is stored yet."""
 
 
 class PeerEmbedder:
-    """The embedding service as an embedder; refuses vectors of another model than the stored ones'."""
+    """The embedding service as an embedder of one model; refuses vectors of any other."""
 
-    model_id = WordVectors.model_id
-    dimensions = WordVectors.dimensions
-
-    def __init__(self, replica: Replica) -> None:
-        self._peers = replica.peers
+    def __init__(self, peers: Peers, used: InUse) -> None:
+        self._peers = peers
+        self.model_id = used.model
+        self.dimensions = used.dimensions
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
 
-        answer = self._peers.call(Work.EMBEDDING, "/embed", EMBED_SCOPE, {"texts": list(texts)}, timeout_s=3.0)
+        answer = self._peers.call(
+            Work.EMBEDDING, "/embed", EMBED_SCOPE, {"texts": list(texts), "model": self.model_id}, timeout_s=3.0
+        )
         vectors = np.asarray(answer["vectors"], dtype=np.float32)
         if answer["model"] != self.model_id or vectors.shape != (len(texts), self.dimensions):
             raise PeerUnavailable("the embedding service", "vectors of another model")
@@ -54,7 +66,7 @@ class Search:
     def __init__(self, replica: Replica) -> None:
         self._telemetry = replica.telemetry
         self._store = replica.store(PostgresStore)
-        self._embedder = PeerEmbedder(replica)
+        self._peers = replica.peers
         self._cache = Cache(replica, "search", replica.settings.cache_ttl_s)
         self._edition = ""
         refresh = every(_EDITION_S, _EDITION_S)
@@ -77,10 +89,10 @@ class Search:
         return found
 
     def _read_edition(self) -> None:
-        """What is stored, so that a new seed makes what was found before old."""
+        """What is stored, so that a new seed, or another model, makes what was found before old."""
         with self._store.connection() as connection:
             row = connection.execute(
-                "SELECT coalesce(max(seeded_at)::text, '') || count(*) FROM knowledge.seeds"
+                "SELECT coalesce(max(seeded_at)::text, '') || count(*) || coalesce(max(model), '') FROM knowledge.seeds"
             ).fetchone()
         self._edition = row[0] if row else ""
 
@@ -89,8 +101,9 @@ class Search:
 
         with self._store.connection() as connection:
             try:
-                hits, mode = hybrid_search(connection, self._embedder, question, limit), "hybrid"
-            except (TemporaryFailure, NotDeclared):
+                embedder = PeerEmbedder(self._peers, read_in_use(connection) or FIRST)
+                hits, mode = hybrid_search(connection, embedder, question, limit), "hybrid"
+            except (TemporaryFailure, NotDeclared, PeerRefused):
                 self._telemetry.count("drp_search_without_vectors_total")
                 hits, mode = exact_search(connection, question, limit), "words"
         results = [

@@ -1,0 +1,74 @@
+"""``drp knowledge``: models whose vectors are stored, building another one's beside, switching, retiring."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
+from dr_platform.identity import current_actor
+
+app = typer.Typer(help="The embedding models of the knowledge store.", no_args_is_help=True)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedder's name with its version.")]
+
+
+@app.command()
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show which model is searched, and which others have vectors."""
+    from dr_platform import knowledge_upkeep
+
+    found = knowledge_upkeep.models(platform_of(context))
+    if as_json:
+        print_json([model.as_json() for model in found])
+        return
+    for model in found:
+        missing = f", {model.missing} missing" if model.missing else ""
+        told = f"{model.model}  {model.state}  {model.dimensions} numbers  {model.vectors} vectors{missing}"
+        console.print(told, markup=False)
+    if not found:
+        console.print("nothing is stored yet")
+
+
+@app.command()
+def reindex(context: typer.Context, model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Build a model's vectors beside those in use; repeating it goes on where it was."""
+    from dr_platform import knowledge_upkeep
+
+    done = knowledge_upkeep.reindex(platform_of(context), model, say)
+    if as_json:
+        print_json({"model": model, **done.measurements()})
+    else:
+        console.print(done.describe(), markup=False)
+
+
+@app.command()
+def switch(
+    context: typer.Context,
+    model: ModelArgument,
+    reason: Annotated[
+        str, typer.Option(help="Switch even where it finds less, for this reason, which is recorded.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Search with another model, if the labelled questions find no less with it."""
+    from dr_platform import knowledge_upkeep
+
+    done = knowledge_upkeep.switch(platform_of(context), model, current_actor(), say, chosen=reason)
+    if as_json:
+        print_json(done.measurements())
+    else:
+        console.print(done.describe(), markup=False)
+
+
+@app.command()
+def retire(context: typer.Context, model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Remove the vectors of a model that is not in use; there is no going back to it but by building anew."""
+    from dr_platform import knowledge_upkeep
+
+    removed = knowledge_upkeep.retire(platform_of(context), model, current_actor(), say)
+    if as_json:
+        print_json({"model": model, "vectors": removed})
+    else:
+        console.print(f"{model}: {removed} vectors removed", markup=False)
