@@ -1,7 +1,7 @@
 """Measure pgBackRest beside our base backups, on the same rows.
 
 Debian's pgBackRest 2.45 knows PostgreSQL up to 15, for which Debian has no pgvector: there vectors are bytes of the
-same length, and neither side has a vector index. Both encrypt, both compress by zstd level 3, both have two processes.
+same length, and neither side has a vector index. Both encrypt, both compress by zstd level 2, both have two processes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ repo1-cipher-type=aes-256-cbc
 repo1-cipher-pass={key}
 repo1-retention-full=9
 compress-type=zst
-compress-level=3
+compress-level=2
 process-max=2
 start-fast=y
 log-path={folder}/log
 lock-path={folder}/lock
 log-level-console=warn
+log-level-file=off
 [{stanza}]
 pg1-path={folder}/data
 pg1-socket-path={folder}

@@ -111,11 +111,11 @@ class _Part:
         self._plain += compressed
         # One byte stays: the last chunk is sealed as the last, and it is not empty.
         while len(self._plain) > CHUNK_BYTES:
-            with memoryview(self._plain) as view:
-                self._seal(bytes(view[:CHUNK_BYTES]), last=False)
+            with memoryview(self._plain) as whole, whole[:CHUNK_BYTES] as chunk:
+                self._seal(chunk, last=False)
             del self._plain[:CHUNK_BYTES]
 
-    def _seal(self, plain: bytes, *, last: bool) -> None:
+    def _seal(self, plain: bytearray | memoryview, *, last: bool) -> None:
         nonce = _nonce(self._prefix, len(self._pieces) - 1, last=last)
         sealed = self._cipher.encrypt(nonce, plain, self._bound)
         self._hash.update(sealed)
@@ -124,7 +124,7 @@ class _Part:
 
     def sealed(self, index: int) -> SealedPart:
         self._take(self._frame.flush())
-        self._seal(bytes(self._plain), last=True)
+        self._seal(self._plain, last=True)
         content = b"".join(self._pieces)
         self._pieces.clear()
         return SealedPart(index, self.raw_bytes, self._hash.hexdigest(), content)

@@ -172,14 +172,14 @@ def _received(connection: socket.socket, size: int) -> Iterator[bytes]:
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
-    buffer = bytearray(size)
-    view, at = memoryview(buffer), 0
-    while at < size:
-        got = connection.recv_into(view[at:])
+    held: list[bytes] = []
+    while size:
+        got = connection.recv(size, socket.MSG_WAITALL)
         if not got:
             raise ToolFailed("BASE_BACKUP", "its stream broke off")
-        at += got
-    return bytes(buffer)
+        held.append(got)
+        size -= len(got)
+    return b"".join(held)
 
 
 def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -235,19 +235,19 @@ def _exact(
     connection: Connection, index: VectorIndex, operator: str, places: Sequence[str], found: Sequence[Sequence[float]]
 ) -> list[list[float]]:
     """The same by comparing every row, all questions in one pass, because fetching the vectors costs more than
-    comparing them.
+    comparing them; for the same reason the questions are an array, which holds them fetched.
     What the index found are rows of the table, so none of the nearest is farther than the farthest of them."""
     relation, column = sql.Identifier(index.schema, index.relation), sql.Identifier(index.column)
     query = sql.SQL("""
-        WITH asked AS MATERIALIZED (
-            SELECT w.number, t.{column} AS question, w.limit_of
-              FROM unnest(%s::text[], %s::float8[]) WITH ORDINALITY AS w (place, limit_of, number)
-              JOIN {relation} t ON t.ctid = w.place::tid)
         SELECT number, distance FROM (
             SELECT number, distance, row_number() OVER (PARTITION BY number ORDER BY distance) AS rank
               FROM (SELECT {compared} AS compared FROM {relation} WHERE {column} IS NOT NULL OFFSET 0) c
              CROSS JOIN LATERAL (
-                   SELECT a.number, a.limit_of, c.compared {sign} a.question AS distance FROM asked a OFFSET 0) every
+                   SELECT a.number, a.limit_of, c.compared {sign} a.question AS distance
+                     FROM unnest((SELECT array_agg(t.{column} ORDER BY w.number)
+                                    FROM unnest(%s::text[]) WITH ORDINALITY AS w (place, number)
+                                    JOIN {relation} t ON t.ctid = w.place::tid), %s::float8[])
+                          WITH ORDINALITY AS a (question, limit_of, number) OFFSET 0) every
              WHERE limit_of IS NULL OR distance <= limit_of) near
          WHERE rank <= {count} ORDER BY number, distance
     """).format(
