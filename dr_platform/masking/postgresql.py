@@ -501,6 +501,7 @@ def make_target(access: Access, source: Access) -> Access:
                     raise SameDatabase(access.name)
             raise TargetExists(access.name, name)
         server.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0".encode())
+        server.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC".encode())
     return access
 
 
