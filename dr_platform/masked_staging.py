@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from dr_platform.catalog import DataClass
+from dr_platform.catalog import DataClass, Engine
 from dr_platform.databases.access import read_login
 from dr_platform.databases.port import Endpoint
 from dr_platform.databases.schema import read_steps
@@ -33,6 +33,9 @@ EVIDENCE = "masking"
 """Kind of the entries of the evidence log: counts and names, never a value."""
 KEY_CATEGORY = "encryption-keys"
 LIVE = "live"
+_LET_IN = frozenset({Engine.POSTGRESQL, Engine.SCYLLADB})
+"""Engines whose schema admits the application's login. Elsewhere its rights name the database, and are given
+with the login: see ``switch``."""
 
 
 class NotAnEnvironmentForMasked(PlatformError):
@@ -112,10 +115,41 @@ def mask_into(
     told = {"run": run_id, "source": source.name, "profile": profile.value, "key_id": order.recipe.key_id}
     platform.evidence.append(EVIDENCE, subject, actor, {**told, "state": "begun"})
     report = mask(parts, order, platform.clock, progress)
+    if report.passed:
+        _let_application_in(into, parts)
     failed = [gate.name for gate in report.gates if gate.passed is not True]
     ended = {"state": "passed" if report.passed else "refused", "rows": report.rows, "failed": failed}
     platform.evidence.append(EVIDENCE, subject, actor, {**told, **ended})
     return report
+
+
+def _let_application_in(into: Platform, parts: list[Part]) -> None:
+    for part in parts:
+        if part.target.database.engine in _LET_IN:
+            with closing(into.connect_elsewhere(part.target.name, part.target.endpoint)) as database:
+                database.admit_application()
+
+
+def switch(into: Platform, report: Report) -> tuple[str, ...]:
+    """What a person does to let the environment's services read the new databases, in order; empty where
+    there is nothing to read. Masking itself changes no environment's settings."""
+    name = into.environment.name
+    entries = {n: d for n, d in report.databases.items() if into.catalog.databases[n].engine is not Engine.REDIS}
+    if not report.passed or not entries:
+        return ()
+    if into.binding.databases != "endpoints":
+        return (f"nothing: servers of {name} on this machine go on under the names in database.yaml",)
+    steps = [
+        f"give the application's login of {database} the right to read and write {entry}"
+        for database, entry in entries.items()
+        if into.catalog.databases[database].engine not in _LET_IN
+    ]
+    for database, entry in entries.items():
+        there = into.endpoint(into.catalog.databases[database])
+        steps.append(
+            f"write `{database}: {there.host}:{there.port}/{entry}` under endpoints in environments/{name}.yaml"
+        )
+    return (*steps, "run `drp catalog validate`", f"run `drp --env {name} rollout restart SERVICE` for each service")
 
 
 def plan(platform: Platform, source: MaskSource, into: Platform, profile: Profile) -> dict[str, Any]:

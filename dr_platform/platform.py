@@ -314,8 +314,9 @@ class Platform:
 
         if self.binding.databases == "embedded":
             return Endpoint("127.0.0.1", database.port + self.port_offset, database.database)
-        host, _, port = self.environment.endpoints[database.name].rpartition(":")
-        return Endpoint(host, int(port), database.database)
+        host, _, rest = self.environment.endpoints[database.name].rpartition(":")
+        port, _, name = rest.partition("/")
+        return Endpoint(host, int(port), name or database.database)
 
     @cached_property
     def operations(self) -> sqlalchemy.Engine:

@@ -21,7 +21,7 @@ _OWNER = r"^team:[a-z][a-z0-9-]{1,39}$"
 _VERSION = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
 _DAY = r"^[0-9]{4}-[0-9][0-9]-[0-9][0-9]$"
 _SPAN = r"^[0-9]{4}-[0-9][0-9]-[0-9][0-9]/[0-9]{4}-[0-9][0-9]-[0-9][0-9]$"
-_HOST_PORT = r"^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?:[1-9][0-9]{0,4}$"
+_HOST_PORT = r"^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?:[1-9][0-9]{0,4}(/[a-z][a-z0-9_]{0,47})?$"
 _SETTING = r"^[a-z][a-z0-9_]{0,62}$"
 _DATABASE = r"^[a-z][a-z0-9_]{0,47}$"
 _PATH = r"^/[A-Za-z0-9_./-]{0,199}$"
@@ -43,7 +43,7 @@ IN_WORDS = {
     _VERSION: "write a version, for example 1.0.0",
     _DAY: "write a day as 2025-09-01",
     _SPAN: "write first and last day as 2026-12-20/2027-01-02",
-    _HOST_PORT: "write host:port without user or password, for example db.example.org:5432",
+    _HOST_PORT: "write host:port or host:port/database without user or password, for example db.example.org:5432",
     _SETTING: "use lower-case letters, digits and underscores, a letter first",
     _DATABASE: "use up to 48 lower-case letters, digits and underscores, a letter first",
     _PATH: "write a path that starts with /, for example /health/ready",
@@ -76,7 +76,7 @@ def _real_day(value: str) -> str:
 
 
 def _real_port(value: str) -> str:
-    if int(value.rpartition(":")[2]) > 65535:
+    if int(value.rpartition(":")[2].partition("/")[0]) > 65535:
         raise ValueError("has a port above 65535: write host:port with the server's own port")
     return value
 

@@ -450,7 +450,8 @@ class Environment(Model):
         default="single", description="how the database servers are laid out"
     )
     endpoints: dict[Name, HostPort] = Field(
-        default_factory=dict, description="database name to host:port, where databases are endpoints"
+        default_factory=dict,
+        description="database name to host:port, or host:port/database where it is not the database's own `database`",
     )
     external_services: Literal["mock", "test", "staging", "live"] = Field(description="which instances are called")
     access: tuple[Literal["loopback", "vpn", "jump-host", "team", "demo", "public", "restricted-admin"], ...] = Field(

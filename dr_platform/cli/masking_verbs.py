@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any
@@ -39,9 +39,9 @@ def mask(
             return
         report = masked_staging.mask_into(platform, opened, target, profile, say)
     if as_json:
-        print_json(report.as_json())
+        print_json({**report.as_json(), "switch": list(masked_staging.switch(target, report))})
     else:
-        _show(report)
+        _show(report, masked_staging.switch(target, report))
     if not report.passed:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -75,13 +75,16 @@ def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
             console.print(f"  dropped: {table} ({why})", markup=False)
 
 
-def _show(report: Report) -> None:
+def _show(report: Report, switch: Sequence[str]) -> None:
     for gate in report.gates:
         console.print(f"{mark(gate.passed)} {escape(gate.name)}: {escape(gate.detail)}")
     console.print(f"{report.describe()} in {report.duration_s:.1f} s", markup=False)
     if report.passed:
         for name, database in report.databases.items():
             console.print(f"{name}: {database}", markup=False)
+        console.print("To switch to them:", markup=False)
+        for step in switch:
+            console.print(f"  {step}", markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -282,7 +282,7 @@ class PostgresDatabase:
             connection.close()
 
     def admit_application(self) -> None:
-        """Put the application's login into the group role, and let the group read the history."""
+        """Put the application's login into the group role, and let the group in and read the history."""
         if self._application is None:
             return
         login = self._application.username
@@ -293,6 +293,8 @@ class PostgresDatabase:
                 return
             group = sql.Identifier(GROUP_ROLE)
             connection.execute(sql.SQL("GRANT {} TO {}").format(group, sql.Identifier(login)))
+            database = sql.Identifier(self.endpoint.database)
+            connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, group))
             if read_history(connection):
                 connection.execute(sql.SQL("GRANT SELECT ON public.drp_schema_history TO {}").format(group))
 

@@ -70,8 +70,8 @@ def _expected(name: str, table: Table, schema: SchemaFacts, rows: int) -> Iterat
     import great_expectations.expectations as gxe
 
     yield gxe.ExpectTableRowCountToEqual(value=rows)
-    for _, columns in schema.unique.get(name, ()):
-        if len(columns) == 1 and next(iter(columns)) in table.columns:
+    for index, columns in schema.unique.get(name, ()):
+        if index not in schema.partial and len(columns) == 1 and next(iter(columns)) in table.columns:
             yield gxe.ExpectColumnValuesToBeUnique(column=next(iter(columns)))
     for facts in schema.tables[name]:
         column = table.columns[facts.name]

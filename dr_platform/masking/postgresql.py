@@ -51,7 +51,8 @@ ORDER BY 1, a.attnum
 _UNIQUE = """
 SELECT n.nspname || '.' || c.relname, (SELECT relname::text FROM pg_class WHERE oid = i.indexrelid),
        (SELECT array_agg(a.attname::text) FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k),
+       i.indpred IS NOT NULL OR i.indexprs IS NOT NULL
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE i.indisunique AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
@@ -91,6 +92,8 @@ class SchemaFacts:
     unique: Mapping[str, tuple[tuple[str, frozenset[str]], ...]]
     """Table to its unique indexes: name and columns."""
     foreign: tuple[ForeignKey, ...] = ()
+    partial: frozenset[str] = frozenset()
+    """Unique indexes of which a column may repeat: they are of some rows, or of expressions as well."""
 
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:
@@ -134,10 +137,17 @@ def read_schema(connection: Connection) -> SchemaFacts:
     for table, *facts in connection.execute(_COLUMNS):
         tables.setdefault(table, []).append(ColumnFacts(*facts))
     unique: dict[str, list[tuple[str, frozenset[str]]]] = {}
-    for table, index, columns in connection.execute(_UNIQUE):
+    partial: set[str] = set()
+    for table, index, columns, repeats in connection.execute(_UNIQUE):
         unique.setdefault(table, []).append((index, frozenset(columns or ())))
+        partial |= {index} if repeats else set()
     foreign = tuple(ForeignKey(t, tuple(c), p, tuple(pc)) for t, p, c, pc in connection.execute(_FOREIGN))
-    return SchemaFacts({t: tuple(c) for t, c in tables.items()}, {t: tuple(u) for t, u in unique.items()}, foreign)
+    return SchemaFacts(
+        {t: tuple(c) for t, c in tables.items()},
+        {t: tuple(u) for t, u in unique.items()},
+        foreign,
+        frozenset(partial),
+    )
 
 
 # The plan
@@ -169,7 +179,7 @@ def problems_of(schema: SchemaFacts, known: Classification) -> tuple[str, ...]:
         if table is None or not table.is_masked:
             continue
         found += _column_problems(name, columns, table)
-        found += lossy_unique(name, schema.unique.get(name, ()), table, {c.name for c in columns})
+        found += lossy_unique(name, schema.unique.get(name, ()), table, {c.name for c in columns}, schema.partial)
     dropped = {name for name, table in known.tables.items() if not table.is_masked}
     for key in schema.foreign:
         if key.parent in dropped and key.table not in dropped and key.table in known.tables:
@@ -194,11 +204,15 @@ def _column_problems(name: str, columns: Iterable[ColumnFacts], table: Table) ->
 
 
 def lossy_unique(
-    name: str, indexes: Iterable[tuple[str, frozenset[str]]], table: Table, present: Collection[str]
+    name: str,
+    indexes: Iterable[tuple[str, frozenset[str]]],
+    table: Table,
+    present: Collection[str],
+    partial: Collection[str] = (),
 ) -> Iterator[str]:
     """Unique indexes that masked values may break: a column in them is lossy, and what remains is no key
-    of its own. Columns that become NULL break none."""
-    keys = [columns for _, columns in indexes]
+    of its own. Columns that become NULL break none. ``partial`` ones make no key."""
+    keys = [columns for index, columns in indexes if index not in partial]
     for index, columns in indexes:
         classes = {c: table.columns[c].holds for c in columns if c in table.columns and c in present}
         kept = {c for c, holds in classes.items() if holds in PRESERVING}
@@ -234,15 +248,17 @@ def _needed_raw(table: Table, by_python: Collection[str], written: Collection[st
     """Columns of which a worker needs the source's value: the person, and where sealed values stand."""
     if not by_python:
         return ()
-    named = {table.person}
-    for column in by_python:
-        if (seal := table.columns[column].sealed) is not None:
-            named |= {
-                c for c in written for text in (seal.table, seal.row) if f"{{{c}}}" in text or f"{{{c}_tail}}" in text
-            }
+    named = {table.person} | named_in_seals(table)
     if any(table.columns[c].sealed for c in by_python) and "key_version" in written:
         named.add("key_version")
     return tuple(c for c in written if c in named - set(by_python))
+
+
+def named_in_seals(table: Table) -> set[str]:
+    """Columns whose values are part of the place of a sealed one."""
+    seals = [column.sealed for column in table.columns.values() if column.sealed is not None]
+    texts = [text for seal in seals for text in (seal.table, seal.row)]
+    return {c for c in table.columns for text in texts if f"{{{c}}}" in text or f"{{{c}_tail}}" in text}
 
 
 # Execution
@@ -485,6 +501,7 @@ def make_target(access: Access, source: Access) -> Access:
                     raise SameDatabase(access.name)
             raise TargetExists(access.name, name)
         server.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0".encode())
+        server.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC".encode())
     return access
 
 

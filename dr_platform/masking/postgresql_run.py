@@ -96,12 +96,19 @@ class PostgresMasking:
     ) -> int:
         for spared in (frozenset(), _CONSTRAINED):
             with contextlib.suppress(psycopg.errors.CheckViolation):
-                row = self._row_of(name, table, canary, number, cipher, spared)
+                row = self._row_of(connection, name, table, canary, number, cipher, spared)
                 return self._insert(connection, name, row)
         return 0  # the imitated row and the canary do not go together
 
     def _row_of(
-        self, name: str, table: Table, canary: Canary, number: int, cipher: Any, spared: Collection[Holds]
+        self,
+        connection: pg.Connection,
+        name: str,
+        table: Table,
+        canary: Canary,
+        number: int,
+        cipher: Any,
+        spared: Collection[Holds],
     ) -> dict[str, Any]:
         facts = {c.name: c for c in self._schema.tables[name] if not c.generated}
         row: dict[str, Any] = {}
@@ -111,6 +118,7 @@ class PostgresMasking:
             value = _planted_value(column, table.columns[column], fact.type, table, canary, number, name)
             if value is not None:
                 row[column] = value
+        row |= self._imitated(connection, name, table, row)
         for column, described in table.columns.items():
             if column in row and described.sealed is not None:
                 row[column] = cipher.encrypt(row[column], place_of(described.sealed, row))
@@ -119,6 +127,15 @@ class PostgresMasking:
                 text = canary.value(table.columns[described.of].holds) or canary.word
                 row[column] = cipher.blind_index(text, described.purpose)
         return row
+
+    def _imitated(self, connection: pg.Connection, name: str, table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What sealed values are bound to and the canary has no value of its own for."""
+        bound = pg.named_in_seals(table) & set(self._schema.columns[name]) - set(row)
+        if not bound:
+            return {}
+        listed = ", ".join(f"{quoted(c)}::text" for c in sorted(bound))
+        found = connection.execute(f"SELECT {listed} FROM {qualified(name)} LIMIT 1".encode()).fetchone()  # noqa: S608
+        return dict(zip(sorted(bound), found or (), strict=False))
 
     def _insert(self, connection: pg.Connection, name: str, row: Mapping[str, Any]) -> int:
         facts = {c.name: c for c in self._schema.tables[name] if not c.generated}

@@ -36,6 +36,8 @@ _PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
 _NUMBERED = frozenset(
     {Holds.PHONE, Holds.FAX, Holds.SSN, Holds.ACCOUNT, Holds.HEALTH_PLAN, Holds.MRN, Holds.LICENSE, Holds.DEVICE}
 )
+_FIELD_WORDS = re.compile(r"[_-]+|(?<=[a-z])(?=[A-Z])")
+"""Between the words of a field's name: ``birth_date``, ``zipCode``."""
 _FEWEST_DIGITS = 6
 _WIDEST_GAP = 4
 """Characters from one digit of a number to the next."""
@@ -121,18 +123,32 @@ class TextMasker:
         spans += [(span.start, span.end, f"[{span.kind}]") for span in self._detector.detect(text)]
         return self._detector.redact("".join(_marked(text, spans))) if spans else text
 
-    def _document(self, value: Any, person: Person, depth: int) -> Any:
+    def _document(self, value: Any, person: Person, depth: int, name: str = "") -> Any:
+        """``name`` is that of the field in which the value stands, or the list that it is in."""
         if isinstance(value, dict):
-            return {self._mask(k, person, depth + 1): self._document(v, person, depth) for k, v in value.items()}
+            return {self._mask(k, person, depth + 1): self._document(v, person, depth, k) for k, v in value.items()}
         if isinstance(value, list):
-            return [self._document(one, person, depth) for one in value]
+            return [self._document(one, person, depth, name) for one in value]
         if isinstance(value, str):
-            return self._mask(value, person, depth + 1)
+            return self._announced(name, self._mask(value, person, depth + 1))
         if isinstance(value, int | float) and not isinstance(value, bool):
             written = repr(value)
             masked = self._words(written, person) if len(written) >= _FEWEST_DIGITS else written
+            masked = self._announced(name, masked)
             return value if masked == written else masked
         return value
+
+    def _announced(self, name: str, text: str) -> str:
+        """A field's name says what its value is, as a cue word in a text does: ``{"mrn": "A-17"}``."""
+        cue = f"{_FIELD_WORDS.sub(' ', name).strip()}: "
+        if cue == ": " or len(cue) + len(text) > MAX_CHARACTERS:
+            return text
+        spans = [
+            (max(span.start, len(cue)), span.end, f"[{span.kind}]")
+            for span in self._detector.detect(cue + text)
+            if span.end > len(cue)
+        ]
+        return "".join(_marked(cue + text, spans))[len(cue) :] if spans else text
 
     def _decoded(self, run: str, person: Person, depth: int) -> str:
         """The same run, or what it becomes: text is masked inside, what else may be anything goes."""

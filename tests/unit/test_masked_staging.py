@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from dr_platform.databases.postgresql_steps import HISTORY, REVISION
 from dr_platform.errors import PlatformError
 from dr_platform.masked_staging import LiveSource, NoRestoredSource, NotAnEnvironmentForMasked, masking_key
 from dr_platform.masking.classification import read_classifications
+from dr_platform.masking.port import Gate
 from dr_platform.masking.recipe import Profile
+from dr_platform.masking.run import Report
 from dr_platform.platform import Platform
 from tests.catalogs import SHIPPED
 
@@ -80,3 +84,33 @@ def test_what_the_platform_itself_keeps_in_a_database_never_stops_a_run() -> Non
     }
     assert {name: tables - known[name].tables.keys() for name, tables in own.items()} == {name: set() for name in own}
     assert not any(known[name].tables[table].is_masked for name, tables in own.items() for table in tables)
+
+
+def report(**databases: str) -> Report:
+    gates = (Gate("postgres: row counts", bool(databases), ""),)
+    return Report("mask-1", Profile.SAFE_HARBOR, "k", {}, gates, databases, 1.0)
+
+
+def test_a_passed_run_says_how_to_switch_and_the_catalog_takes_what_it_says(tmp_path: Path) -> None:
+    staging = platform("staging", tmp_path, runtime=None)
+    steps = masked_staging.switch(staging, report(postgres="therapy_mask_1", mongodb="sessions_mask_1", redis="x"))
+    assert [step for step in steps if "right to read" in step] == [
+        "give the application's login of mongodb the right to read and write sessions_mask_1"
+    ]
+    (entry,) = re.findall(r"`postgres: (\S+)`", " ".join(steps))
+    assert "redis" not in " ".join(steps)
+    catalog = tmp_path / "catalog"
+    shutil.copytree(SHIPPED, catalog)
+    file = catalog / "environments" / "staging.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("postgres: postgres:5432", f"postgres: {entry}"), "utf-8")
+    switched = Platform.open("staging", catalog=catalog, state=tmp_path)
+    there = switched.endpoint(switched.catalog.databases["postgres"])
+    assert (there.host, there.port, there.database) == ("postgres", 5432, "therapy_mask_1")
+    before = staging.endpoint(staging.catalog.databases["postgres"])
+    assert before.database == staging.catalog.databases["postgres"].database
+
+
+def test_there_is_nothing_to_switch_to_where_a_gate_failed_or_servers_are_of_this_machine(tmp_path: Path) -> None:
+    assert masked_staging.switch(platform("staging", tmp_path, runtime=None), report()) == ()
+    (told,) = masked_staging.switch(platform("staging", tmp_path), report(postgres="therapy_mask_1"))
+    assert told.startswith("nothing")

@@ -391,6 +391,26 @@ def test_a_lossy_class_in_a_unique_index_is_refused(classes: dict, indexes: list
     assert bool(found) is refused
 
 
+def test_an_index_of_some_rows_is_no_key_that_keeps_another_whole() -> None:
+    table = Table.model_validate({"columns": {"id": {"holds": "key", "domain": "x"}, "day": "date"}})
+    indexes = [("both", frozenset({"id", "day"})), ("current", frozenset({"id"}))]
+    assert not list(lossy_unique("t", indexes, table, {"id", "day"}))
+    assert list(lossy_unique("t", indexes, table, {"id", "day"}, partial={"current"}))
+
+
+@pytest.mark.parametrize(
+    ("document", "masked"),
+    [
+        ({"mrn": "SYN-P00000003"}, {"mrn": "[MRN]"}),
+        ({"birth_date": "3/14/61", "town": "Ivybridge"}, {"birth_date": "[DATE]", "town": "[PLACE]"}),
+        ({"zipCode": 45828, "n": 45828}, {"zipCode": "[ZIP]", "n": 45828}),
+        ({"accounts": ["00123-9", "b"], "mood": "low"}, {"accounts": ["[ACCOUNT]", "b"], "mood": "low"}),
+    ],
+)
+def test_the_name_of_a_field_says_what_stands_in_it(document: dict, masked: dict) -> None:
+    assert json.loads(MASKER.mask(json.dumps(document))) == masked
+
+
 # Anonymity, ranges, canaries
 
 
