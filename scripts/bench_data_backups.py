@@ -303,7 +303,7 @@ class Bench:
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The highest sum of the memory of the children of this process and of theirs (PSS: what several share counts once),
+    """The highest sum of memory of the children of this process and of theirs (PSS: what several share counts once),
     servers and their programs left out."""
     me, peak, stop = psutil.Process(), [0], threading.Event()
 
