@@ -18,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -301,14 +303,14 @@ class Bench:
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The highest sum of the memory of this process and its children (PSS: what several share counts once), servers
-    and their programs left out."""
+    """The highest sum of memory of the children of this process and of theirs (PSS: what several share counts once),
+    servers and their programs left out."""
     me, peak, stop = psutil.Process(), [0], threading.Event()
 
     def look() -> None:
         while not stop.wait(0.05):
             total = 0
-            for process in (me, *me.children(recursive=True)):
+            for process in me.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     if "python" in process.name():
                         total += process.memory_full_info().pss
@@ -432,6 +434,13 @@ def grow(access: Access, copies: range) -> None:
         connection.execute("CHECKPOINT")
 
 
+def _taken(engine: PostgresBackups, folder: Path, kind: Kind) -> Manifest:
+    """In a process that has done nothing else: what filled the database has memory of its own."""
+    keys = KeyRing(EmbeddedSecretStore(folder / "secrets"))
+    writer = BackupWriter(Bucket.of_folder(folder / "objects"), keys, SystemClock())
+    return writer.take(Order("bench", "live", kind, "measurement", "bench"), engine)
+
+
 def measure_memory(shares: tuple[float, ...], progress: Callable[[str], None] = print) -> list[dict[str, float]]:
     """Peak of the backup's own processes on a database that grows from share to share; without a vector index, which
     is not read. 1 is 1 GB."""
@@ -446,8 +455,8 @@ def measure_memory(shares: tuple[float, ...], progress: Callable[[str], None] = 
             grow(it.engine.access, range(copies, wanted))
             copies = max(copies, wanted)
             for kind in (Kind.LOGICAL, Kind.PHYSICAL_FULL):
-                with peak_memory() as peak:
-                    manifest = it.take(kind)
+                with peak_memory() as peak, ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                    manifest = alone.submit(_taken, it.engine, it.folder, kind).result()
                 rows.append({"share": share, "kind": str(kind), "raw": manifest.raw_bytes, "peak": peak[0]})
                 progress(f"{kind} of {manifest.raw_bytes / 1e6:.0f} MB: peak {peak[0] / 1e6:.0f} MB")
                 it.drop(manifest)

@@ -18,6 +18,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ class LogicalSnapshot:
     source: Source
     connection: Connection
     found: Sequence[Table]
+    measured: Future[Facts]
 
     def pieces(self) -> Sequence[Piece]:
         return tuple(self._pieces())
@@ -151,9 +153,9 @@ class LogicalSnapshot:
             yield from _ranges(self.source, table)
 
     def facts(self) -> Facts:
-        access, snapshot = self.source.access, self.source.snapshot
-        position = {"snapshot": snapshot}
-        return measure(access, self.connection, self.source.programs, snapshot=snapshot, position=position)
+        """Raises where the session that holds the snapshot and its locks is gone."""
+        self.connection.execute("SELECT")
+        return self.measured.result()
 
 
 @contextlib.contextmanager
@@ -170,8 +172,35 @@ def logical_snapshot(
         exported = str(catalog.one(connection, "SELECT pg_export_snapshot()"))
         found = catalog.tables(connection)
         _lock(access, connection, found)
-        # Sizes are read again: until the lock a table might have been replaced.
-        yield LogicalSnapshot(Source(access, programs, exported), connection, catalog.tables(connection))
+        source = Source(access, programs, exported)
+        with _measuring(source, connection) as measured:
+            # Sizes are read again: until the lock a table might have been replaced.
+            yield LogicalSnapshot(source, connection, catalog.tables(connection), measured)
+
+
+@contextlib.contextmanager
+def _measuring(source: Source, connection: Connection) -> Generator[Future[Facts]]:
+    """Facts of the snapshot, measured while its pieces are read: by a session of its own, which ends with the
+    context, finished or not."""
+    with (
+        contextlib.closing(source.access.connect()) as session,
+        ThreadPoolExecutor(1, thread_name_prefix="facts") as pool,
+    ):
+        measured = pool.submit(_measured, source, session)
+        try:
+            yield measured
+        finally:
+            if not measured.done():
+                with contextlib.suppress(psycopg.Error):
+                    connection.rollback()  # it may have failed
+                    connection.execute("SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
+
+
+def _measured(source: Source, session: Connection) -> Facts:
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    session.execute(source.adoption.encode())
+    position = {"snapshot": source.snapshot}
+    return measure(source.access, session, source.programs, snapshot=source.snapshot, position=position)
 
 
 def _lock(access: Access, connection: Connection, found: Sequence[Table]) -> None:
