@@ -482,6 +482,16 @@ def analysis_evaluations(
     ]
 
 
+def last_words(
+    shown: Mapping[str, Look], ended: Iterable[str], checks: Iterable[dg.AssetCheckEvaluation]
+) -> list[dg.AssetCheckEvaluation]:
+    """What was said of a version that was taken back stays in the history; the last word is about what runs."""
+    newest = {evaluation.asset_key.path[-1]: evaluation.passed for evaluation in checks}
+    spoken_ill = [service for service in ended if newest.get(service) is False]
+    verdicts = ((shown[service], shown[service].verdict()) for service in spoken_ill)
+    return [check_evaluation(look, verdict) for look, verdict in verdicts if verdict.passed]
+
+
 def _entries_shown(instance: dg.DagsterInstance, look: Look) -> set[int]:
     records = instance.event_log_storage.get_asset_check_execution_history(key_of(look), limit=SHOWN_BEFORE)
     # A run repeats the newest answer; only what a sensor wrote has no run.

@@ -8,7 +8,15 @@ from dr_platform.analysis import CHECK, told_since
 from dr_platform.delivery import ended_since
 from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.resources import ANALYSED, analysis_evaluations, answering, ended_event, reached, told_before
+from dr_platform.resources import (
+    ANALYSED,
+    analysis_evaluations,
+    answering,
+    ended_event,
+    last_words,
+    reached,
+    told_before,
+)
 
 
 def rollouts_sensor(platform: Platform) -> dg.SensorDefinition:
@@ -27,8 +35,9 @@ def rollouts_sensor(platform: Platform) -> dg.SensorDefinition:
         ended, analyses = ended_since(platform, told), told_since(platform, reached(told))
         events = [ended_event(service, outcome) for service, outcome in ended.items()]
         checks = analysis_evaluations(context.instance, shown, analyses)
+        last = last_words(shown, ended, checks)
         newest = max((analysis.entry for analysis in analyses), default=reached(told))
         telling = {service: outcome.rollout for service, outcome in ended.items()} | {ANALYSED: str(newest)}
-        return dg.SensorResult(asset_events=[*events, *checks], cursor=json.dumps(told | telling))
+        return dg.SensorResult(asset_events=[*events, *checks, *last], cursor=json.dumps(told | telling))
 
     return rollouts

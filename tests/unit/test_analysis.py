@@ -97,8 +97,10 @@ def test_turns_are_shown_on_the_service_with_samples_thresholds_and_both_reading
     stage.traffic.error_ratio["2.0.0"] = 1.0
     assert stage.deploy("2.0.0").result == "rolled_back"
     stage.look(1)
-    (told,) = shown(stage.tick("rollouts"))
+    told, last = shown(stage.tick("rollouts"))
     assert (told.asset_key.path, told.check_name, told.passed) == (["services", NAME], CHECK, False)
+    assert (last.asset_key.path, last.check_name, last.passed) == (["services", NAME], CHECK, True)
+    assert "nothing of it runs any more" in str(last.description)
     assert told.severity is dg.AssetCheckSeverity.WARN
     found = values(told)
     assert (found["answer"], found["turn"], found["version"]) == ("bad", "taken-back", "2.0.0")
