@@ -32,9 +32,10 @@ class Running:
         """Every process of the server stands still: its sockets accept, nobody answers."""
         family = [psutil.Process(self.process.pid)]
         family += family[0].children(recursive=True)
-        for process in family:
-            process.send_signal(signal.SIGSTOP)
         try:
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):  # servers have workers that come and go
+                    process.send_signal(signal.SIGSTOP)
             yield
         finally:
             for process in family:
