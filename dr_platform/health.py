@@ -144,11 +144,11 @@ def database_verdict(platform: Platform, name: str) -> Verdict:
 
 
 def _best_latency(database: ManagedDatabase, limit_ms: float) -> float:
-    """The best of up to forty queries within a second: what remains is the server's own time, not
-    the wait for a processor on a machine that is busy for a moment."""
+    """The best of up to 120 queries within three seconds: what remains is the server's own time, not the wait
+    for a processor on a machine that is busy for a moment, nor that of a program that is not compiled yet."""
     best = spent = database.ping()
-    for _ in range(39):
-        if best <= limit_ms or spent > 1000:
+    for _ in range(119):
+        if best <= limit_ms or spent > 3000:
             break
         latency = database.ping()
         best, spent = min(best, latency), spent + latency
