@@ -52,11 +52,12 @@ def backups() -> Lines:
 
 
 def _backup_row(row: Mapping[str, Any], gzip: Mapping[str, Any]) -> str:
+    name = row["name"].replace("|", "\\|")
     if not row["seconds"]:
-        return f"| {row['name']} | | {row['size_bytes'] / 1e6:,.0f} | | |"
+        return f"| {name} | | {row['size_bytes'] / 1e6:,.0f} | | |"
     size = f"{row['size_bytes'] / 1e6:,.0f}" if row["size_bytes"] else ""
     share = f"{row['size_bytes'] / gzip['size_bytes']:.2f}" if row["size_bytes"] else ""
-    return f"| {row['name']} | {row['median']:.1f} | {size} | {row['median'] / gzip['median']:.2f} | {share} |"
+    return f"| {name} | {row['median']:.1f} | {size} | {row['median'] / gzip['median']:.2f} | {share} |"
 
 
 def _backup_promises(rows: Mapping[str, Mapping[str, Any]]) -> Lines:
@@ -108,7 +109,7 @@ def pgbackrest() -> Lines:
 def memory() -> Lines:
     from scripts import bench_data_backups
 
-    rows = bench_data_backups.measure_memory((0.1, 3.0))
+    rows = bench_data_backups.measure_memory((0.1, 1.0, 10.0))
     return [
         "## Memory of a backup",
         "",

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,7 +33,9 @@ from dr_platform.runtime.port import ProbeResult  # noqa: E402
 from scripts.report import write_section  # noqa: E402
 from tests.contracts.delivery import Delivery, delivered, exposure_s, lost, made_to_fail  # noqa: E402
 from tests.contracts.local import LocalHarness  # noqa: E402
+from tests.contracts.outage import How, operations_on, rolled_back_without  # noqa: E402
 from tests.contracts.runtime import ALL_BLUE, load  # noqa: E402
+from tests.postgres_server import running_postgres  # noqa: E402
 from tests.simulation import false_alarm_rows  # noqa: E402
 
 RATE = 200
@@ -40,6 +43,7 @@ LOOK_S = 1.0
 STEPS = canary((25, 100), 2, 2.0)
 SHARES = (1.0, 0.2)
 MOST_RUNS = 200
+AWAY_S = 30.0
 PORT_OFFSET = 10_200
 PORTS = PortRange(17_200, 600)
 
@@ -65,18 +69,23 @@ class Direct:
 
 
 @contextmanager
-def platform_under_test() -> Iterator[Delivery]:
+def local_runtime() -> Iterator[LocalHarness]:
     with tempfile.TemporaryDirectory(prefix="drp-bench-") as folder:
         harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
         try:
             harness.bring_up()
-            with delivered(harness) as delivery:
-                delivery.output = subprocess.DEVNULL
-                # As shipped: one look a second, a lease of 15 s.
-                delivery.controller("bench", look_s=LOOK_S, lease_s=15.0)
-                yield delivery
+            yield harness
         finally:
             harness.supervisor.stop()
+
+
+@contextmanager
+def platform_under_test() -> Iterator[Delivery]:
+    with local_runtime() as harness, delivered(harness) as delivery:
+        delivery.output = subprocess.DEVNULL
+        # As shipped: one look a second, a lease of 15 s.
+        delivery.controller("bench", look_s=LOOK_S, lease_s=15.0)
+        yield delivery
 
 
 def bad_release(delivery: Delivery, share: float, starts_after_s: float) -> Run:
@@ -124,6 +133,23 @@ def restoration_table(results: dict[float, list[Run]]) -> list[str]:
     return rows
 
 
+def outage_table(away_s: float) -> list[str]:
+    """One rollback each while the operations database is stopped and while it hangs, for at least so long."""
+    rows = [
+        "| Operations database | Away, s | First bad answer to last, s | Failed as told | Lost apart from them |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    with local_runtime() as harness, running_postgres() as server:
+        for how in get_args(How):
+            with delivered(harness) as delivery, operations_on(server) as operations:
+                delivery.output = subprocess.DEVNULL
+                seen = rolled_back_without(delivery, operations, how, away_s)
+            row = f"| {how} | {seen.away_s:.0f} | {seen.exposed_s:.1f} | {seen.injected} | 0 of {seen.sent} |"
+            print(row, flush=True)
+            rows.append(row)
+    return rows
+
+
 def false_alarm_table(rollouts: int) -> list[str]:
     heads = ("Requests/s", "Errors", "Stable seen before, s", "Rollout, s", "Went back", "By trigger")
     rows = [f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | --- | --- |"]
@@ -133,7 +159,7 @@ def false_alarm_table(rollouts: int) -> list[str]:
     return rows
 
 
-def section(restored: list[str], alarms: list[str], simulated: int) -> list[str]:
+def section(restored: list[str], outages: list[str], alarms: list[str], simulated: int) -> list[str]:
     made = (
         f"Made by `make bench-delivery` on {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"load average {os.getloadavg()[1]:.1f} at the end."
@@ -148,8 +174,13 @@ def section(restored: list[str], alarms: list[str], simulated: int) -> list[str]
         "Real failures come in bursts, so real false alarms are more frequent."
     )
     back = ["## How fast a bad release is taken back", "", how, "", *restored, ""]
+    without = (
+        "A bad version arrives while nothing can be written down; the controller is killed, its successor dies while "
+        "it tells what had waited. Afterwards every event stands in the evidence log once and the chain is whole."
+    )
+    away = ["## A rollback while the operations database is away", "", without, "", *outages, ""]
     healthy = ["## How often a healthy release is taken back", "", simulation, "", *alarms]
-    return [*back, *healthy]
+    return [*back, *away, *healthy]
 
 
 def main() -> None:
@@ -161,8 +192,9 @@ def main() -> None:
         parser.error(f"--runs must be 1 to {MOST_RUNS}, --simulated at least 1")
     restored = restoration_table(measured(asked.runs))
     print("\n".join(restored), flush=True)
+    outages = outage_table(AWAY_S)
     alarms = false_alarm_table(asked.simulated)
-    write_section("delivery", section(restored, alarms, asked.simulated))
+    write_section("delivery", section(restored, outages, alarms, asked.simulated))
     print("written: docs/benchmarks.md")
 
 
