@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
+
 import pytest
 
 from tests.e2e.platform_process import Command, await_true
@@ -47,3 +51,48 @@ def test_a_bad_version_is_reverted_by_itself_and_leaves_an_incident(platform: Co
     assert incident["failed_requests"] > 0
     assert incident["restored_s"] >= incident["detected_s"] >= 0
     assert "Requests failed" in platform.ok("incident", "show", incident["id"], "--markdown")
+
+
+class Caller:
+    """Somebody who asks a service all the time from outside: every status with what it said about coming back."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[tuple[int, str | None]] = []
+        self._url, self._stop = url, threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Caller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                with urllib.request.urlopen(self._url, timeout=5) as answer:
+                    self.answers.append((answer.status, None))
+            except urllib.error.HTTPError as refused:
+                self.answers.append((refused.code, refused.headers["Retry-After"]))
+
+
+def test_an_emergency_closes_the_service_goes_back_opens_it_and_waits_for_the_signed_assessment(
+    platform: Command,
+) -> None:
+    before = shown(platform)["stable"]
+    assert platform.json("deploy", SERVICE, "--version", "7.2.0", "--strategy", "blue-green")["outcome"] == "promoted"
+    address = next(s["address"] for s in platform.json("status")["services"] if s["name"] == SERVICE)
+    with Caller(f"{address}/health") as caller:
+        handled = platform.json("emergency", SERVICE, "--security", "--reason", "a test of the procedure")
+        await_true("it answers again", lambda: caller.answers[-1][0] == 200, 20)
+    assert {status for status, _ in caller.answers} == {200, 503}
+    assert {after for status, after in caller.answers if status == 503} == {"1800"}
+    steps = {step["step"]: step["result"] for step in handled["steps"]}
+    assert "went back" in steps["mitigate"]
+    assert "open again" in steps["maintenance-off"]
+    assert shown(platform)["stable"] == before
+    assert handled["status"] != "resolved", "only a person can assess a breach"
+    assert handled["waits"]
+    assert "164.4" in platform.ok("incident", "show", handled["incident"], "--markdown")
