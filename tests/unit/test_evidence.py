@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_platform.clock import ManualClock
-from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence, export, verify_lines
+from dr_platform.evidence import BrokenEntry, MemoryEvidenceLog, RefusedEvidence, export, verify_lines
 from dr_platform.identity import ALPHABET
 from tests.contracts.evidence import ACTOR, KIND, SUBJECT, EvidenceLogContract
 
@@ -57,6 +57,13 @@ def exported(bodies: list[dict[str, object]]) -> list[str]:
 @given(BODIES)
 def test_whatever_was_appended_is_exported_and_verified(bodies: list[dict[str, object]]) -> None:
     assert verify_lines(exported(bodies)) is None
+
+
+def test_another_spelling_of_the_same_entry_is_no_line_of_an_export() -> None:
+    (line,) = exported([{"a": 1}])
+    others = {line.replace("00T", "00 "), line.replace("T00:", " 00:"), line.replace('":1}', '": 1}'), f" {line}"}
+    for other in others - {line}:
+        assert verify_lines([other]) == BrokenEntry(1, "cannot be read as an entry")
 
 
 @given(BODIES, st.data())
