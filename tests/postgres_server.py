@@ -6,7 +6,9 @@ depend on how the platform starts one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import pwd
 import shutil
@@ -62,6 +64,19 @@ class PostgresServer:
         self._control("-m", "immediate", "stop")
 
 
+@functools.cache
+def _initialised() -> Path:
+    """A data folder that was never started, made once a process: copying it takes a tenth of the time."""
+    folder = Path(tempfile.mkdtemp(prefix="drp-pg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if os.getuid() == 0:
+        shutil.chown(folder, "nobody")
+    initdb = [str(BINARIES / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "tester", "-E", "UTF8"]
+    command = [*_as_server_user(), *initdb, "--locale=C.UTF-8", "--no-sync"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    return folder / "data"
+
+
 @contextlib.contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
     # Not pytest's tmp_path: a socket path ends at 107 bytes, and as root its parents are closed to the server.
@@ -70,9 +85,8 @@ def running_postgres() -> Iterator[PostgresServer]:
     try:
         if os.getuid() == 0:
             shutil.chown(folder, "nobody")
-        initdb = [str(BINARIES / "initdb"), "-D", str(server.data), "-A", "trust", "-U", "tester", "-E", "UTF8"]
-        command = [*_as_server_user(), *initdb, "--locale=C.UTF-8", "--no-sync"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        command = [*_as_server_user(), "cp", "-a", str(_initialised()), str(server.data)]
+        subprocess.run(command, check=True, cwd=folder)
         server.start()
         try:
             yield server

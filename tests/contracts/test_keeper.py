@@ -22,9 +22,9 @@ from dr_platform.runtime.port import RuntimeUnreachable
 from dr_platform.state import StateDirectory
 from tests.contracts.runtime import until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.contract
 
-REPLICA = Path(__file__).parents[1] / "contracts" / "replica.py"
+REPLICA = Path(__file__).parent / "replica.py"
 PORT = 30_580
 
 
