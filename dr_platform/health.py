@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     import psycopg
 
 PROBE_S = 3.0
-STATE = "state"
-"""Looks of one layer that are part of every run that brings something up, evaluated by one step: they wait for
-different things, so side by side they take as long as the slowest."""
 PROTECTED = "/v1/protected"
 REFUSALS = (401, 403)
 """How a service answers a request for it that has no token."""
@@ -406,7 +403,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
             "healthy",
             "Every service has the replicas that the release wants.",
             functools.partial(fleet_verdict, platform),
-            together=STATE,
+            together="services_state",
         )
     )
     for name in platform.catalog.services:
@@ -432,27 +429,28 @@ def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             bound(database_hipaa_verdict, platform, name),
             held,
             (("schema", name),),
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "healthy",
             "The applied migrations are exactly the files of the catalog.",
             bound(schema_verdict, platform, name),
-            together=STATE,
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "lint",
             "Every migration is written so that it harms nobody while it runs, or its waiver says why.",
             always_answers(bound(lint_verdict, platform, name)),
-            together=STATE,
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "drift",
             "The live schema is what the newest migration left; nobody changed it by hand.",
             always_answers(bound(drift_verdict, platform, name)),
-            together=STATE,
+            together="schema_state",
         ),
     ]
 
@@ -465,7 +463,7 @@ def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "healthy",
             "All wanted replicas are ready and the service says that it is healthy.",
             bound(service_verdict, platform, name),
-            together=STATE,
+            together="services_state",
         ),
         Look(
             ("services", name),
@@ -473,7 +471,7 @@ def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "Audit, encryption and access control are active, measured by the service and from outside.",
             bound(service_hipaa_verdict, platform, name),
             held,
-            together=STATE,
+            together="services_state",
         ),
         Look(
             ("services", name),
@@ -495,14 +493,14 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
             "healthy",
             "The store equals the set's articles and is fresh.",
             bound(knowledge_store_verdict, platform, name),
-            together=STATE,
+            together="knowledge_state",
         ),
         Look(
             ("knowledge", name),
             "retrieval",
             "Labelled questions find their articles.",
             bound(retrieval_verdict, platform, name),
-            together=STATE,
+            together="knowledge_state",
         ),
         *(
             # Whole sets are read, so not in every run that brings something up.
@@ -514,7 +512,7 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
                 severe,
                 (),
                 Cost.THOROUGH,
-                "gates",
+                "knowledge_gates",
             )
             for check, text, severe, gate in _gates(platform)
         ),
@@ -532,7 +530,7 @@ def _incident_looks(platform: Platform) -> list[Look]:
             bound(ledger_verdict, platform),
             True,
             state,
-            together=STATE,
+            together="incidents",
         ),
         Look(
             asset,
@@ -541,7 +539,7 @@ def _incident_looks(platform: Platform) -> list[Look]:
             bound(assessments_verdict, platform),
             True,
             state,
-            together=STATE,
+            together="incidents",
         ),
     ]
 
