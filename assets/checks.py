@@ -1,7 +1,8 @@
-"""Checks of all assets, grouped by layer so that one step evaluates many side by side."""
+"""Checks of all assets, grouped so that one step evaluates many side by side."""
 
 from collections.abc import Iterator
 from itertools import groupby
+from operator import attrgetter
 
 import dagster as dg
 
@@ -13,20 +14,16 @@ from dr_platform.watch import RUN_BUDGET_S, look_at_all
 
 
 def check_definitions(platform: Platform) -> list[dg.AssetChecksDefinition]:
-    def group(look: Look) -> tuple[str, str]:
-        return look.asset[0], look.together or look.check
-
-    ordered = sorted(looks(platform), key=group)
-    return [
-        _group(platform, f"{layer}_{name}", list(members)) for (layer, name), members in groupby(ordered, key=group)
-    ]
+    step = attrgetter("step")
+    ordered = sorted(looks(platform), key=step)
+    return [_group(platform, name, list(members)) for name, members in groupby(ordered, key=step)]
 
 
 def _group(platform: Platform, name: str, members: list[Look]) -> dg.AssetChecksDefinition:
     by_key = {key_of(look): look for look in members}
 
     @dg.multi_asset_check(
-        name=f"check_{name}",
+        name=name,
         specs=[
             dg.AssetCheckSpec(
                 look.check,

@@ -403,6 +403,7 @@ def looks(platform: Platform) -> tuple[Look, ...]:
             "healthy",
             "Every service has the replicas that the release wants.",
             functools.partial(fleet_verdict, platform),
+            together="services_state",
         )
     )
     for name in platform.catalog.services:
@@ -428,24 +429,28 @@ def _database_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             bound(database_hipaa_verdict, platform, name),
             held,
             (("schema", name),),
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "healthy",
             "The applied migrations are exactly the files of the catalog.",
             bound(schema_verdict, platform, name),
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "lint",
             "Every migration is written so that it harms nobody while it runs, or its waiver says why.",
             always_answers(bound(lint_verdict, platform, name)),
+            together="schema_state",
         ),
         Look(
             ("schema", name),
             "drift",
             "The live schema is what the newest migration left; nobody changed it by hand.",
             always_answers(bound(drift_verdict, platform, name)),
+            together="schema_state",
         ),
     ]
 
@@ -458,6 +463,7 @@ def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "healthy",
             "All wanted replicas are ready and the service says that it is healthy.",
             bound(service_verdict, platform, name),
+            together="services_state",
         ),
         Look(
             ("services", name),
@@ -465,6 +471,7 @@ def _service_looks(platform: Platform, name: str, held: bool) -> list[Look]:
             "Audit, encryption and access control are active, measured by the service and from outside.",
             bound(service_hipaa_verdict, platform, name),
             held,
+            together="services_state",
         ),
         Look(
             ("services", name),
@@ -486,12 +493,14 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
             "healthy",
             "The store equals the set's articles and is fresh.",
             bound(knowledge_store_verdict, platform, name),
+            together="knowledge_state",
         ),
         Look(
             ("knowledge", name),
             "retrieval",
             "Labelled questions find their articles.",
             bound(retrieval_verdict, platform, name),
+            together="knowledge_state",
         ),
         *(
             # Whole sets are read, so not in every run that brings something up.
@@ -503,7 +512,7 @@ def _knowledge_looks(platform: Platform, name: str) -> list[Look]:
                 severe,
                 (),
                 Cost.THOROUGH,
-                "gates",
+                "knowledge_gates",
             )
             for check, text, severe, gate in _gates(platform)
         ),
@@ -521,6 +530,7 @@ def _incident_looks(platform: Platform) -> list[Look]:
             bound(ledger_verdict, platform),
             True,
             state,
+            together="incidents",
         ),
         Look(
             asset,
@@ -529,6 +539,7 @@ def _incident_looks(platform: Platform) -> list[Look]:
             bound(assessments_verdict, platform),
             True,
             state,
+            together="incidents",
         ),
     ]
 

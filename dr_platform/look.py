@@ -43,10 +43,15 @@ class Look:
     """Assets that must be there before the look means anything, besides its own."""
     cost: Cost = Cost.CHEAP
     together: str = ""
-    """Checks of one layer with the same word here are evaluated by one step, which is worth it where they
-    share what is slow to load; otherwise those of the same name are."""
+    """Checks with the same word here are evaluated by one step, which is worth it where they share what is
+    slow to load or wait for different things; otherwise those of one layer and name are."""
     blocking: bool = False
     """Whether what builds on the asset in the same run waits for the answer."""
+
+    @property
+    def step(self) -> str:
+        """What the step that evaluates it is called."""
+        return f"check_{self.together or f'{self.asset[0]}_{self.check}'}"
 
 
 def always_answers(look: Callable[P, Verdict]) -> Callable[P, Verdict]:

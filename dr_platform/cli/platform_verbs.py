@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -17,6 +17,9 @@ from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.identity import current_actor
 from dr_platform.platform import Platform
 from dr_platform.suites import Result
+
+if TYPE_CHECKING:
+    from dr_platform.status import Status
 
 TRAFFIC_RATE = 4.0
 """Requests a second: enough for each service to be seen several times a minute, 2 % of one core."""
@@ -41,7 +44,7 @@ def up(context: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(status.as_json() | {"run_id": run_id, "duration_s": round(platform.clock.monotonic() - started, 1)})
     else:
-        show_status(platform)
+        show_status(status)
         console.print(f"up in {platform.clock.monotonic() - started:.0f} s; run {status.urls['dagster']}/runs/{run_id}")
     if not result.succeeded or result.failed:
         raise RunFailed(run_id, result.failures, status.urls["dagster"])
@@ -97,17 +100,14 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     """Show services, databases, assets and addresses."""
     from dr_platform.status import collect
 
-    platform = platform_of(context)
+    found = collect(platform_of(context))
     if as_json:
-        print_json(collect(platform).as_json())
+        print_json(found.as_json())
     else:
-        show_status(platform)
+        show_status(found)
 
 
-def show_status(platform: Platform) -> None:
-    from dr_platform.status import collect
-
-    found = collect(platform)
+def show_status(found: Status) -> None:
     services = Table("service", "namespace", "slot", "version", "ready", "healthy", "address", box=None)
     for s in found.services:
         ready = f"{s.replicas_ready}/{s.replicas_desired}"

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cassandra import (
@@ -545,7 +546,8 @@ class CqlDatabase:
     def _defaults_refused(self) -> Answer:
         known = (self._login, self._application)
         guesses = (*_DEFAULT_LOGINS, *(Login(login.username, login.username) for login in known if login))
-        return all_refused("well-known logins", len(guesses), sum(self._admits(guess) for guess in guesses))
+        with ThreadPoolExecutor(max_workers=len(guesses), thread_name_prefix="guess") as pool:
+            return all_refused("well-known logins", len(guesses), sum(pool.map(self._admits, guesses)))
 
     def _password_hashing(self) -> Answer:
         keyspace = "system" if self._has_table("roles", "system") else "system_auth"

@@ -22,12 +22,13 @@ WEBSERVER = "dagster-webserver"
 DAEMON = "dagster-daemon"
 LOCATION_NAME = "dr_platform"
 CONFIGURATION = ("dagster.yaml", "workspace.yaml")
+_STORE = {"module": "dr_platform.dagster_store", "class": "KeptConnectionsStorage"}
 
 
 def instance_configuration(state: StateDirectory, storage_url: str) -> dict:
     """``dagster.yaml``. ``storage_url`` carries no password: the server asks the kernel who connects."""
     return {
-        "storage": {"postgres": {"postgres_url": storage_url}},
+        "storage": {"custom": {**_STORE, "config": {"postgres_url": storage_url}}},
         "run_coordinator": {
             "module": "dagster.core.run_coordinator",
             "class": "QueuedRunCoordinator",

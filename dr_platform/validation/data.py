@@ -55,5 +55,5 @@ def data_looks(platform: Platform) -> Iterator[Look]:
                 severe=dimension not in expected.warns,
                 after=(("schema", name),),
                 cost=Cost.THOROUGH,
-                together="data",
+                together="databases_data",
             )

@@ -143,7 +143,7 @@ def check_steps(job: str) -> set[str]:
 def test_what_costs_more_than_a_look_is_in_no_run_that_brings_something_up() -> None:
     costs: dict[str, set[Cost]] = {}
     for look in looks(platform()):
-        costs.setdefault(f"check_{look.asset[0]}_{look.together or look.check}", set()).add(look.cost)
+        costs.setdefault(look.step, set()).add(look.cost)
     assert check_steps("bring_up") == check_steps("remediate") == {n for n, c in costs.items() if c == {Cost.CHEAP}}
     assert check_steps("hourly_checks") == {n for n, c in costs.items() if Cost.LOAD not in c}
     assert check_steps("health") == set(costs)
