@@ -359,9 +359,9 @@ def _texts_masked(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes
     kind = plan.types[plan.extra[0]]
     owners = masker.owners([_read(line.pop(), kind) for line in lines])
     for column, at in texts:
-        for line, owner in zip(lines, owners, strict=True):
-            if (field_ := line[at]) != _NULL:
-                line[at] = _write(masker.text(_read(field_, "text"), owner, column))
+        masked = masker.texts_of([_read(line[at], "text") for line in lines], owners, column)
+        for line, text in zip(lines, masked, strict=True):
+            line[at] = _write(text)
     return lines
 
 

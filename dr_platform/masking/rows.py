@@ -147,12 +147,26 @@ class RowMasker:
 
     def text(self, value: Any, person: Person, path: str) -> Any:
         """A text of the person, which stands at this path."""
-        if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
-            return REMOVED_TEXT.encode()
-        if not person.is_known:
-            self.unowned[path] += 1
-            return REMOVED_TEXT
-        return self.texts.mask(str(value), person)
+        return self.texts_of((value,), (person,), path)[0]
+
+    def texts_of(self, values: Sequence[Any], people: Sequence[Person], path: str) -> list[Any]:
+        """Texts, each with its person, which stand at this path; what is missing stays so."""
+        masked: list[Any] = [None] * len(values)
+        owned: list[int] = []
+        for i, (value, person) in enumerate(zip(values, people, strict=True)):
+            if value is None:
+                continue
+            if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
+                masked[i] = REMOVED_TEXT.encode()
+            elif not person.is_known:
+                self.unowned[path] += 1
+                masked[i] = REMOVED_TEXT
+            else:
+                owned.append(i)
+        found = self.texts.mask_all([str(values[i]) for i in owned], [people[i] for i in owned])
+        for i, text in zip(owned, found, strict=True):
+            masked[i] = text
+        return masked
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
         document = json.loads(value) if isinstance(value, str) else value

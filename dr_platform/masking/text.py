@@ -13,7 +13,8 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dr_platform.masking.classification import Holds
@@ -23,8 +24,10 @@ _DEEPEST = 4
 """Of text in JSON in base64 in JSON …; what is nested deeper is removed whole."""
 DATA = "[DATA]"
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/_=-])")
-_RUN = "x" * 16
-_RUNS = str.maketrans({chr(code): "x" if _BASE64.fullmatch(chr(code) * 16) else " " for code in range(128)})
+_RUN = b"x" * 16
+_RUNS = bytes(ord("x" if code < 128 and _BASE64.fullmatch(chr(code) * 16) else " ") for code in range(256))
+_RUN_AT = re.compile(_RUN + b"+")
+_OPENING = frozenset('{["')
 _BLOB = 64
 """Base64 of this length that is no text may be a picture or a recording, and goes."""
 _SHORTEST_WORD = 3
@@ -100,28 +103,52 @@ class TextMasker:
         """The text with ``[NAME]``, ``[PHONE]``, … in place of what identifies."""
         return self._mask(text, person, 0)
 
+    def mask_all(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
+        """The same as ``mask`` of each text and its person, for a fraction of what that costs."""
+        masked = list(texts)
+        coded = _with_runs(texts)
+        words: list[int] = []
+        for i, text in enumerate(texts):
+            if len(text) > MAX_CHARACTERS or i in coded or _may_be_document(text):
+                masked[i] = self._mask(text, people[i], 0)
+            elif len(text) > 1:
+                words.append(i)
+        found = self._words([texts[i] for i in words], [people[i] for i in words])
+        for i, text in zip(words, found, strict=True):
+            masked[i] = text
+        return masked
+
     def _mask(self, text: str, person: Person, depth: int) -> str:
         if len(text) < 2:
             return text
         if depth >= _DEEPEST:
             return DATA
-        if text[0] in '{["' or text[0].isspace():
+        if _may_be_document(text):
             document = _parsed(text)
             if document is not None:
                 masked = self._document(document, person, depth)
                 return text if masked == document else json.dumps(masked, ensure_ascii=False)
-        if _RUN in text.translate(_RUNS):  # a tenth of what the pattern costs
+        if _with_runs((text,)):
             text = _BASE64.sub(lambda m: self._decoded(m[0], person, depth), text)
-        if len(text) <= MAX_CHARACTERS:
-            return self._words(text, person)
-        return "".join(self._words(part, person) for part in _portions(text))
+        parts = list(_portions(text))
+        return "".join(self._words(parts, [person] * len(parts)))
 
-    def _words(self, text: str, person: Person) -> str:
+    def _words(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """What is known and what is found by shape are marked together, so that a name inside an address
         does not leave the rest of the address behind."""
-        text, spans = _known(person, text) if person.is_known else (text, [])
-        spans += [(span.start, span.end, f"[{span.kind}]") for span in self._detector.detect(text)]
-        return self._detector.redact("".join(_marked(text, spans))) if spans else text
+        known = [
+            _known(person, text) if person.is_known else (text, []) for text, person in zip(texts, people, strict=True)
+        ]
+        words = [text for text, _ in known]
+        marked: list[int] = []
+        for i, detected in enumerate(self._detector.detect_all(words)):
+            spans = [*known[i][1], *((span.start, span.end, f"[{span.kind}]") for span in detected)]
+            if spans:
+                words[i] = "".join(_marked(words[i], spans))
+                marked.append(i)
+        for i, redacted in zip(marked, self._detector.redact_all([words[i] for i in marked]), strict=True):
+            words[i] = redacted
+        return words
 
     def _document(self, value: Any, person: Person, depth: int, name: str = "") -> Any:
         """``name`` is that of the field in which the value stands, or the list that it is in."""
@@ -133,7 +160,7 @@ class TextMasker:
             return self._announced(name, self._mask(value, person, depth + 1))
         if isinstance(value, int | float) and not isinstance(value, bool):
             written = repr(value)
-            masked = self._words(written, person) if len(written) >= _FEWEST_DIGITS else written
+            (masked,) = self._words((written,), (person,)) if len(written) >= _FEWEST_DIGITS else (written,)
             masked = self._announced(name, masked)
             return value if masked == written else masked
         return value
@@ -162,6 +189,19 @@ class TextMasker:
             return DATA if len(run) >= _BLOB else run
         masked = self._mask(inner, person, depth + 1)
         return run if masked == inner else base64.b64encode(masked.encode()).decode()
+
+
+def _may_be_document(text: str) -> bool:
+    return text[:1] in _OPENING or text[:1].isspace()
+
+
+def _with_runs(texts: Sequence[str]) -> set[int]:
+    """Places of texts with so many characters of base64 in a row: a hundredth of what the pattern costs."""
+    runs = "\n".join(texts).encode("ascii", "replace").translate(_RUNS)
+    if _RUN not in runs:
+        return set()
+    ends = list(itertools.accumulate(len(text) + 1 for text in texts))
+    return {bisect_right(ends, match.start()) for match in _RUN_AT.finditer(runs)}
 
 
 def _is_text(text: str) -> bool:
