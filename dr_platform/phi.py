@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import itemgetter
@@ -160,19 +160,27 @@ def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
 def _found(text: str, candidates: Candidates) -> Iterator[PhiSpan]:
     for place in sorted(candidates):
         rule, starts = _RULES[place], candidates[place]
-        for match in rule.pattern.finditer(text) if starts is None else _matches(rule.pattern, text, starts):
+        if starts is None:
+            matches: Iterable[re.Match[str]] = rule.pattern.finditer(text)
+        elif len(starts) == 1:
+            matches = (match,) if (match := rule.pattern.match(text, starts[0])) else ()
+        else:
+            matches = _matches(rule.pattern, text, starts)
+        for match in matches:
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
                 yield PhiSpan(*match.span("value"), rule.kind, confidence)
 
 
-def _matches(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> Iterator[re.Match[str]]:
+def _matches(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[re.Match[str]]:
     """Like ``finditer``, where it is known where matches may begin."""
+    found: list[re.Match[str]] = []
     end = 0
-    for start in sorted(set(starts)) if len(starts) > 1 else starts:
+    for start in sorted(starts):
         if start >= end and (match := pattern.match(text, start)):
-            yield match
+            found.append(match)
             end = match.end()
+    return found
 
 
 def _merged(ordered: list[PhiSpan]) -> Iterator[PhiSpan]:

@@ -152,7 +152,7 @@ class Screen:
                 self._always.append(i)
         self._spoken, self._exact = _Words(spoken, 1), _Words(exact, 0)
         self._most = Counts(*(max((getattr(need, of) for need in needs), default=0) for of in Counts._fields))
-        self._met: dict[Counts, frozenset[int]] = {}
+        self._met: dict[Counts, _Met] = {}
 
     def __call__(self, texts: Sequence[str]) -> dict[int, Candidates]:
         """By place of the text; texts in which nothing can match are left out."""
@@ -164,15 +164,17 @@ class Screen:
             found = {place: dict.fromkeys(self._always) for place in range(len(texts))}
         numbers = self._numbers(written, plain, begins)
         for place, (met, starts) in numbers.items():
-            if asked := {i: list(starts) if at is _At.NUMBERS else None for i, at in self._numbered if i in met}:
-                found.setdefault(place, {}).update(asked)
-        silent = self._met_by(_NO_DIGITS), ()
+            if met.numbered or met.anywhere:
+                candidates = found.setdefault(place, {})
+                candidates.update(dict.fromkeys(met.numbered, starts))
+                candidates.update(dict.fromkeys(met.anywhere))
+        silent = self._met_by(_NO_DIGITS), []
         told: set[tuple[int, int]] = set()
         for begin, askers in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
             place = bisect_right(begins, begin) - 1
             met, starts = numbers.get(place, silent)
             for pattern, at in askers:
-                if pattern not in met:
+                if pattern not in met.patterns:
                     continue
                 candidates = found.setdefault(place, {})
                 if at is _At.ANYWHERE:
@@ -185,27 +187,40 @@ class Screen:
                         known.extend(starts)
         return found
 
-    def _numbers(
-        self, written: bytes, plain: bytes, begins: Sequence[int]
-    ) -> dict[int, tuple[frozenset[int], tuple[int, ...]]]:
+    def _numbers(self, written: bytes, plain: bytes, begins: Sequence[int]) -> dict[int, tuple[_Met, list[int]]]:
         """For texts with digits: the patterns for which these are enough, and where numbers begin."""
         numbers: dict[int, list[tuple[int, bytes]]] = {}
         for match in _NUMBERS.finditer(written):
-            numbers.setdefault(bisect_right(begins, match.start()) - 1, []).append((match.start(), match[0]))
+            first = match.start()
+            numbers.setdefault(bisect_right(begins, first) - 1, []).append((first, match[0]))
         found = {}
         for place, some in numbers.items():
             begin = begins[place]
-            counts = _counted([number for _, number in some], plain[begin : begins[place + 1] + 1])
+            counts = _counted(some, plain[begin : begins[place + 1] + 1])
             if counts.digits:
-                starts = tuple(at - begin for first, number in some for at in _starts(plain, first, number))
-                found[place] = self._met_by(counts), starts
+                found[place] = self._met_by(counts), _starts(plain, some, begin)
         return found
 
-    def _met_by(self, counts: Counts) -> frozenset[int]:
+    def _met_by(self, counts: Counts) -> _Met:
         capped = Counts(*map(min, counts, self._most))
         if capped not in self._met:
-            self._met[capped] = frozenset(i for i, need in enumerate(self._needs) if need.met(capped))
+            patterns = frozenset(i for i, need in enumerate(self._needs) if need.met(capped))
+            numbered = [asker for asker in self._numbered if asker.pattern in patterns]
+            self._met[capped] = _Met(
+                patterns,
+                tuple(i for i, at in numbered if at is _At.NUMBERS),
+                tuple(i for i, at in numbered if at is _At.ANYWHERE),
+            )
         return self._met[capped]
+
+
+class _Met(NamedTuple):
+    """The patterns for which the digits of a text are enough."""
+
+    patterns: frozenset[int]
+    numbered: tuple[int, ...]
+    """Those to be tried wherever a number begins, whatever the words."""
+    anywhere: tuple[int, ...]
 
 
 def _ask(askers: dict[str, list[_Asker]], words: Iterable[str], asker: _Asker) -> None:
@@ -213,19 +228,25 @@ def _ask(askers: dict[str, list[_Asker]], words: Iterable[str], asker: _Asker) -
         askers.setdefault(word, []).append(asker)
 
 
-def _counted(numbers: Sequence[bytes], plain: bytes) -> Counts:
-    runs = [len(run) for number in numbers for run in number.translate(_SPACED).split()]
-    return Counts(sum(runs), max(runs), max(map(len, plain.split()))) if runs else _NO_DIGITS
+def _counted(numbers: Sequence[tuple[int, bytes]], plain: bytes) -> Counts:
+    digits = longest = 0
+    for _, number in numbers:
+        for run in (number,) if number.isdigit() else number.translate(_SPACED).split():
+            digits += len(run)
+            longest = max(longest, len(run))
+    return Counts(digits, longest, max(map(len, plain.split()))) if digits else _NO_DIGITS
 
 
-def _starts(plain: bytes, first: int, number: bytes) -> Iterator[int]:
+def _starts(plain: bytes, numbers: Sequence[tuple[int, bytes]], begin: int) -> list[int]:
     """Where in digits and the signs before them no letter, digit or underscore stands before. ``plain`` is
     one character ahead."""
-    if plain[first] == _SPACE:
-        yield first
-    for at in range(1, len(number)):
-        if number[at - 1] in _SIGNS:
-            yield first + at
+    starts = []
+    for first, number in numbers:
+        if plain[first] == _SPACE:
+            starts.append(first - begin)
+        if not number.isdigit():
+            starts += [first - begin + at for at in range(1, len(number)) if number[at - 1] in _SIGNS]
+    return starts
 
 
 def need_of(pattern: re.Pattern[str]) -> Need:

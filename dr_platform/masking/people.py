@@ -120,12 +120,13 @@ class Roster:
         return {key: self._opened(key, sealed) for key, sealed in self._connection.execute(query, keys)}
 
     def _sealed(self, person: Person) -> bytes:
-        nonce, pairs = os.urandom(12), (*person.needles, *person.numbers)
-        told = [str(len(person.needles)), *itertools.chain.from_iterable(pairs)]
+        nonce, pairs = os.urandom(12), (*person.words, *person.codes, *person.numbers)
+        told = [str(len(person.words)), str(len(person.codes)), *itertools.chain.from_iterable(pairs)]
         return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(told).encode(errors="surrogatepass"), None)
 
     def _opened(self, key: str, sealed: bytes) -> Person:
         plain = self._cipher.decrypt(sealed[:12], sealed[12:], None).decode(errors="surrogatepass")
-        count, *texts = plain.split(_BETWEEN)
+        words, codes, *texts = plain.split(_BETWEEN)
         pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
-        return Person(key, pairs[: int(count)], pairs[int(count) :])
+        spoken, named = int(words), int(words) + int(codes)
+        return Person(key, pairs[:spoken], pairs[spoken:named], pairs[named:])

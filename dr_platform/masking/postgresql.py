@@ -359,9 +359,10 @@ def _texts_masked(plan: TablePlan, masker: RowMasker, lines: Sequence[list[bytes
     kind = plan.types[plan.extra[0]]
     owners = masker.owners([_read(line.pop(), kind) for line in lines])
     for column, at in texts:
-        masked = masker.texts_of([_read(line[at], "text") for line in lines], owners, column)
-        for line, text in zip(lines, masked, strict=True):
-            line[at] = _write(text)
+        read = [_read(line[at], "text") for line in lines]
+        for line, text, masked in zip(lines, read, masker.texts_of(read, owners, column), strict=True):
+            if masked is not text:
+                line[at] = _write(masked)
     return lines
 
 
@@ -405,7 +406,7 @@ def _write(value: Any) -> bytes:
     if isinstance(value, bytes):
         return b"\\\\x" + value.hex().encode()
     text = str(value).encode()
-    if not any(sign in text for sign in (b"\\", b"\t", b"\n", b"\r")):
+    if len(text.translate(None, b"\\\t\n\r")) == len(text):
         return text
     return text.replace(b"\\", b"\\\\").replace(b"\t", b"\\t").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
 

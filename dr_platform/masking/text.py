@@ -32,7 +32,9 @@ _BLOB = 64
 """Base64 of this length that is no text may be a picture or a recording, and goes."""
 _SHORTEST_WORD = 3
 """Shorter parts of a name are words of the language too; whole names are found whatever their length."""
-_DIGITS = re.compile(r"[0-9]")
+_BETWEEN_PARTS = re.compile(r"[\s,.]+")
+_DIGIT = re.compile("[0-9]")
+_NO_DIGITS = bytes(code for code in range(256) if not ord("0") <= code <= ord("9"))
 _MARKS = {holds: f"[{holds.value.replace('-', '_').upper()}]" for holds in Holds}
 _PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
 """Classes whose parts identify by themselves."""
@@ -51,26 +53,31 @@ class Person(NamedTuple):
     Made once a person and used for each of their texts."""
 
     key: str
-    needles: tuple[tuple[str, str], ...] = ()
-    """Folded texts by which the person is named in words; the longest first."""
+    words: tuple[tuple[str, str], ...] = ()
+    """Folded texts without digits by which the person is named."""
+    codes: tuple[tuple[str, str], ...] = ()
+    """The same with digits: for texts that have some."""
     numbers: tuple[tuple[str, str], ...] = ()
     """Digits by which the person is known."""
 
     @classmethod
     def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
         """From what identifies the person, plain."""
-        known = [(holds, value.replace("\0", " ")) for holds, value in known]
-        words = {part.casefold(): _MARKS[holds] for holds, part in _spoken(known)}
-        numbers = {"".join(_DIGITS.findall(value)): _MARKS[holds] for holds, value in known if holds in _NUMBERED}
-        return cls(
-            key,
-            tuple(sorted(words.items(), key=lambda item: -len(item[0]))),
-            tuple((number, mark) for number, mark in numbers.items() if len(number) >= _FEWEST_DIGITS),
-        )
+        words: dict[str, str] = {}
+        codes: dict[str, str] = {}
+        numbers: dict[str, str] = {}
+        for holds, value in known:
+            mark, told = _MARKS[holds], value.replace("\0", " ")
+            for part in _spoken(holds, told):
+                folded = part.casefold()
+                (codes if _DIGIT.search(folded) else words)[folded] = mark
+            if holds in _NUMBERED and len(number := _digits(told)) >= _FEWEST_DIGITS:
+                numbers[number] = mark
+        return cls(key, tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
 
     @property
     def is_known(self) -> bool:
-        return bool(self.needles)
+        return bool(self.words or self.codes)
 
     def __repr__(self) -> str:
         return f"Person({self.key!r})"
@@ -79,15 +86,19 @@ class Person(NamedTuple):
 NOBODY = Person("")
 
 
-def _spoken(known: Iterable[tuple[Holds, str]]) -> Iterable[tuple[Holds, str]]:
-    for holds, value in known:
-        text = unicodedata.normalize("NFKC", value).strip()
-        if text:
-            yield holds, text
-        if holds in _PARTED:
-            for part in re.split(r"[\s,.]+", text):
-                if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
-                    yield holds, part
+def _spoken(holds: Holds, value: str) -> Iterator[str]:
+    text = (value if value.isascii() else unicodedata.normalize("NFKC", value)).strip()
+    if text:
+        yield text
+    if holds in _PARTED:
+        for part in _BETWEEN_PARTS.split(text):
+            if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
+                yield part
+
+
+def _digits(text: str) -> str:
+    """Its ASCII digits."""
+    return text.encode("ascii", "replace").translate(None, _NO_DIGITS).decode()
 
 
 _COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
@@ -136,15 +147,16 @@ class TextMasker:
     def _words(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """What is known and what is found by shape are marked together, so that a name inside an address
         does not leave the rest of the address behind."""
-        known = [
-            _known(person, text) if person.is_known else (text, []) for text, person in zip(texts, people, strict=True)
-        ]
-        words = [text for text, _ in known]
+        words, spans = list(texts), [_NO_SPANS] * len(texts)
+        for i, person in enumerate(people):
+            if person.is_known:
+                words[i], spans[i] = _known(person, words[i])
         marked: list[int] = []
         for i, detected in enumerate(self._detector.detect_all(words)):
-            spans = [*known[i][1], *((span.start, span.end, f"[{span.kind}]") for span in detected)]
-            if spans:
-                words[i] = "".join(_marked(words[i], spans))
+            if detected:
+                spans[i] = [*spans[i], *((span.start, span.end, f"[{span.kind}]") for span in detected)]
+            if spans[i]:
+                words[i] = "".join(_marked(words[i], spans[i]))
                 marked.append(i)
         for i, redacted in zip(marked, self._detector.redact_all([words[i] for i in marked]), strict=True):
             words[i] = redacted
@@ -192,7 +204,8 @@ class TextMasker:
 
 
 def _may_be_document(text: str) -> bool:
-    return text[:1] in _OPENING or text[:1].isspace()
+    first = text[:1]
+    return not first.isalnum() and (first in _OPENING or first.isspace())
 
 
 def _with_runs(texts: Sequence[str]) -> set[int]:
@@ -209,6 +222,7 @@ def _is_text(text: str) -> bool:
 
 
 Span = tuple[int, int, str]
+_NO_SPANS: list[Span] = []
 
 
 def _known(person: Person, text: str) -> tuple[str, list[Span]]:
@@ -220,33 +234,34 @@ def _known(person: Person, text: str) -> tuple[str, list[Span]]:
     if len(folded) != len(text):  # ß and its like: places in the one are not those in the other
         text = folded
     spans: list[Span] = []
-    if needles := [needle for needle in person.needles if needle[0] in folded]:
-        spans += _named(folded, needles)
-    if person.numbers and _DIGITS.search(text):
-        spans += _numbered(text, person.numbers)
+    digits = _digits(folded)
+    for needle, mark in person.words + person.codes if digits else person.words:
+        if needle in folded:
+            spans += _named(folded, needle, mark)
+    if digits:
+        spans += _numbered(text, digits, person.numbers)
     return text, spans
 
 
-def _named(folded: str, needles: Iterable[tuple[str, str]]) -> Iterator[Span]:
-    for needle, mark in needles:
-        start = folded.find(needle)
-        while start >= 0:
-            end = start + len(needle)
-            if not (_inside_word(folded, start) or _inside_word(folded, end)):
-                yield start, end, mark
-            start = folded.find(needle, start + 1)
+def _named(folded: str, needle: str, mark: str) -> Iterator[Span]:
+    start = folded.find(needle)
+    while start >= 0:
+        end = start + len(needle)
+        if not (_inside_word(folded, start) or _inside_word(folded, end)):
+            yield start, end, mark
+        start = folded.find(needle, start + 1)
 
 
 def _inside_word(text: str, at: int) -> bool:
     return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
 
 
-def _numbered(text: str, numbers: Iterable[tuple[str, str]]) -> Iterator[Span]:
-    """The person's numbers, whatever stands between their digits."""
-    digits = "".join(_DIGITS.findall(text))
-    numbers = [number for number in numbers if number[0] in digits]
-    at = [match.start() for match in _DIGITS.finditer(text)] if numbers else []
+def _numbered(text: str, digits: str, numbers: Iterable[tuple[str, str]]) -> Iterator[Span]:
+    """The person's numbers, whatever stands between their digits, which are all that the text has."""
     for number, mark in numbers:
+        if number not in digits:
+            continue
+        at = [match.start() for match in _DIGIT.finditer(text)]
         first = digits.find(number)
         while first >= 0:
             last = first + len(number) - 1
