@@ -475,7 +475,7 @@ def fill_roster(connection: Connection, roster: Roster, known: Classification, o
         with connection.transaction(), connection.cursor(f"people_{abs(hash(name))}") as cursor:
             cursor.itersize = 5_000
             columns = identified(table)
-            listed = ", ".join(quoted(c) for c in columns.read)
+            listed = ", ".join(f"{quoted(c)}::text" if c == columns.key else quoted(c) for c in columns.read)
             cursor.execute(f"SELECT {listed} FROM {qualified(name)}".encode())  # noqa: S608 - quoted names
             while rows := cursor.fetchmany(5_000):
                 roster.add(columns.people([dict(zip(columns.read, row, strict=True)) for row in rows], opened))
