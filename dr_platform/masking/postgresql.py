@@ -26,7 +26,7 @@ from dr_platform.masking.port import Access, Masked, NotMaskable, SameDatabase, 
 from dr_platform.masking.recipe import Recipe
 from dr_platform.masking.rows import RowMasker
 from dr_platform.masking.seals import KeyRing
-from dr_platform.masking.sql import DATE_TYPES, INTEGERS, Expressions, needs_python, qualified, quoted
+from dr_platform.masking.sql import DATE_TYPES, INTEGERS, Expressions, banded, needs_python, qualified, quoted
 from dr_platform.masking.values import PRESERVING, REMOVED
 from dr_platform.verdict import Progress, silent
 
@@ -229,7 +229,10 @@ def plan_table(name: str, schema: SchemaFacts, table: Table, recipe: Recipe) -> 
     written = tuple(types)
     by_python = tuple(c for c in written if needs_python(table.columns[c]))
     expressions = Expressions(table, types, recipe)
-    selected = [f"t.{quoted(c)}" if c in by_python else expressions.of(c) for c in written]
+    masked = {c: expressions.of(c) for c in written if c not in by_python}
+    if table.people:  # what anonymity asks for anyway, and for less than an update of all rows afterwards
+        masked = {c: banded(table.columns[c].holds, value, types[c]) for c, value in masked.items()}
+    selected = [masked.get(c, f"t.{quoted(c)}") for c in written]
     extra = _needed_raw(table, by_python, written)
     selected += [f"t.{quoted(c)}" for c in extra]
     columns, lateral = ", ".join(selected), expressions.lateral()
