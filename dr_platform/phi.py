@@ -159,13 +159,12 @@ def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
 
 def _found(text: str, candidates: Candidates) -> Iterator[PhiSpan]:
     for place in sorted(candidates):
-        rule, starts = _RULES[place], candidates[place]
+        pattern, starts = _PATTERNS[place], candidates[place]
         if starts is None:
-            matches: Iterable[re.Match[str]] = rule.pattern.finditer(text)
-        elif len(starts) == 1:
-            matches = (match,) if (match := rule.pattern.match(text, starts[0])) else ()
-        else:
-            matches = _matches(rule.pattern, text, starts)
+            matches: Iterable[re.Match[str]] = pattern.finditer(text)
+        elif not (matches := _matches(pattern, text, starts)):
+            continue
+        rule = _RULES[place]
         for match in matches:
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
@@ -174,10 +173,13 @@ def _found(text: str, candidates: Candidates) -> Iterator[PhiSpan]:
 
 def _matches(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[re.Match[str]]:
     """Like ``finditer``, where it is known where matches may begin."""
+    met = pattern.match
+    if len(starts) == 1:
+        return [match] if (match := met(text, starts[0])) else []
     found: list[re.Match[str]] = []
     end = 0
     for start in sorted(starts):
-        if start >= end and (match := pattern.match(text, start)):
+        if start >= end and (match := met(text, start)):
             found.append(match)
             end = match.end()
     return found
@@ -435,4 +437,5 @@ _RULES: tuple[_Rule, ...] = (
     _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
 )  # fmt: skip
 
-_SCREEN = Screen([rule.pattern for rule in _RULES], [rule.need for rule in _RULES])
+_PATTERNS = tuple(rule.pattern for rule in _RULES)
+_SCREEN = Screen(_PATTERNS, [rule.need for rule in _RULES])

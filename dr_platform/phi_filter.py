@@ -29,6 +29,7 @@ _LIKE_ASCII = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
 """Letters that case-insensitive patterns hold equal to an ASCII letter, and that `lower` keeps apart."""
 _WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _WORD_CODES = frozenset(map(ord, _WORD))
+_LETTER_CODES = _WORD_CODES - frozenset(range(_ZERO, _NINE + 1))
 _SPACED = bytes(code if chr(code) in _WORD else ord(" ") for code in range(256))
 _SPACE = ord(" ")
 _SIGNS = b"+("
@@ -48,18 +49,25 @@ Candidates = dict[int, list[int] | None]
 
 @dataclass(frozen=True)
 class Need:
-    """A match contains so many digits, so many of them in a row, so many letters and digits in a row, and
-    one of the words, where there are any: ``words`` as ``spaced`` writes them, ``exact`` as they are."""
+    """A match contains so many digits, so many of them in a row, so many letters and digits in a row, so many
+    numbers directly behind a letter (none or one), and one of the words, where there are any: ``words`` as
+    ``spaced`` writes them, ``exact`` as they are."""
 
     digits: int = 0
     run: int = 0
     token: int = 0
     words: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
+    joined: int = 0
 
     def met(self, counts: Counts) -> bool:
         """But for the words."""
-        return self.digits <= counts[0] and self.run <= counts[1] and self.token <= counts[2]
+        return (
+            self.digits <= counts.digits
+            and self.run <= counts.run
+            and self.token <= counts.token
+            and self.joined <= counts.joined
+        )
 
     @property
     def cost(self) -> float:
@@ -68,11 +76,13 @@ class Need:
 
 
 class Counts(NamedTuple):
-    """Of a text: how many digits it has, and the most of them, and of letters and digits, in a row."""
+    """Of a text: how many digits it has, the most of them, and of letters and digits, in a row, and how many
+    numbers begin directly behind a letter or an underscore."""
 
     digits: int = 0
     run: int = 0
     token: int = 0
+    joined: int = 0
 
 
 _NO_DIGITS = Counts()
@@ -211,7 +221,7 @@ class Screen:
         found = {}
         for place, some in numbers.items():
             begin = begins[place]
-            counts = _counted(some, plain[begin : begins[place + 1] + 1])
+            counts = _counted(some, plain, begin, begins[place + 1])
             if counts.digits:
                 found[place] = self._met_by(counts), _starts(plain, some, begin)
         return found
@@ -243,13 +253,16 @@ def _ask(askers: dict[str, list[_Asker]], words: Iterable[str], asker: _Asker) -
         askers.setdefault(word, []).append(asker)
 
 
-def _counted(numbers: Sequence[tuple[int, bytes]], plain: bytes) -> Counts:
-    digits = longest = 0
-    for _, number in numbers:
+def _counted(numbers: Sequence[tuple[int, bytes]], plain: bytes, begin: int, end: int) -> Counts:
+    """Of the text between two places."""
+    digits = longest = joined = 0
+    for first, number in numbers:
+        joined += plain[first] != _SPACE
         for run in (number,) if number.isdigit() else number.translate(_SPACED).split():
             digits += len(run)
             longest = max(longest, len(run))
-    return Counts(digits, longest, max(map(len, plain.split()))) if digits else _NO_DIGITS
+    token = max(map(len, plain[begin : end + 1].split())) if digits else 0
+    return Counts(digits, longest, token, joined)
 
 
 def _starts(plain: bytes, numbers: Sequence[tuple[int, bytes]], begin: int) -> list[int]:
@@ -350,7 +363,8 @@ def _sequence(nodes: Iterable[Any], any_case: bool, edges: _Edges) -> Need:
     best = min((need for need in told if need.words or need.exact), key=lambda need: need.cost, default=Need())
     run = max([_in_a_row(nodes, _only_digits), *(need.run for need in told)])
     token = max([_in_a_row(nodes, _only_word), *(need.token for need in told)])
-    return Need(max(consumed, ahead), run, token, best.words, best.exact)
+    joined = max([_behind_letter(nodes), *(need.joined for need in told)])
+    return Need(max(consumed, ahead), run, token, best.words, best.exact, joined)
 
 
 def _runs(nodes: Sequence[Any], edges: _Edges) -> Iterable[tuple[Any, Any, _Edges]]:
@@ -450,7 +464,7 @@ def _any_case(outside: bool, group: Any) -> bool:
 
 
 def _branches(needs: list[Need]) -> Need:
-    shared = Need(*(min(getattr(need, name) for need in needs) for name in ("digits", "run", "token")))
+    shared = Need(**{name: min(getattr(need, name) for need in needs) for name in Counts._fields})
     if not all(need.words or need.exact for need in needs):
         return shared
     words = _shortest(word for need in needs for word in need.words)
@@ -479,6 +493,18 @@ def _in_a_row(nodes: Iterable[Any], belongs: Any) -> int:
         current = current + count if is_member else 0
         longest = max(longest, current)
     return longest
+
+
+def _behind_letter(nodes: Iterable[Any]) -> int:
+    """1 where a digit follows directly upon a letter in every match of the sequence."""
+    letter = False
+    for op, value in nodes:
+        once = list(value[2]) if op in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[0] > 0 else [(op, value)]
+        members = once[0][1] if len(once) == 1 and once[0][0] is sre.IN else once
+        if letter and _only_digits(members):
+            return 1
+        letter = _only(members, _LETTER_CODES)
+    return 0
 
 
 def _only_digits(members: Any) -> bool:

@@ -22,6 +22,8 @@ from dr_platform.masking.text import Person
 from dr_platform.masking.values import canonical
 
 _REMEMBERED = 20_000
+_WAIT_S = 600.0
+"""For another process that links derived keys: seconds for a million people."""
 _BETWEEN = "\0"
 _NAMES = uuid.NAMESPACE_URL.bytes
 _ASKED_AT_ONCE = 500
@@ -62,7 +64,7 @@ class Roster:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         self._cipher = AESGCM(file.key)
-        self._connection = sqlite3.connect(file.path, isolation_level=None)
+        self._connection = sqlite3.connect(file.path, timeout=_WAIT_S, isolation_level=None)
         for statement in (
             "PRAGMA journal_mode = OFF",  # a run that stopped begins anew, with another file
             "PRAGMA synchronous = OFF",
@@ -72,6 +74,7 @@ class Roster:
             "CREATE TABLE IF NOT EXISTS links (kind TEXT, name TEXT, key TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID",
         ):
             self._connection.execute(statement)
+        self._is_derived = False
         self._recent: OrderedDict[tuple[str, str], Person] = OrderedDict()
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
@@ -80,9 +83,23 @@ class Roster:
         rows = sorted((name := canonical(key), self._sealed(Person.known_by(name, known))) for key, known in people)
         self._connection.execute("BEGIN")
         self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
-        derived = sorted(("account", _derived("account", key), key) for key, _ in rows)
-        self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", derived)
+        self._connection.execute("PRAGMA user_version = 0")
         self._connection.execute("COMMIT")
+        self._is_derived = False
+
+    def _derive(self) -> None:
+        """Link the UUIDs that are derived from keys: when the first of them is asked for, because most runs
+        meet none, and in one of the processes, which the others wait for."""
+        if self._is_derived:
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        if self._connection.execute("PRAGMA user_version").fetchone() == (0,):
+            keys = self._connection.execute("SELECT key FROM people")
+            derived = ((_derived("account", key), key) for (key,) in keys)
+            self._connection.executemany("INSERT OR REPLACE INTO links VALUES ('account', ?, ?)", derived)
+            self._connection.execute("PRAGMA user_version = 1")
+        self._connection.execute("COMMIT")
+        self._is_derived = True
 
     def link(self, kind: str, pairs: Iterable[tuple[str, str]]) -> None:
         """Keys of other things with the key of the person they belong to."""
@@ -125,6 +142,8 @@ class Roster:
         return {name: linked.get(name, name) for name in names}
 
     def _linked(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+        if kind == "account":
+            self._derive()
         marks = ",".join("?" * len(names))
         query = f"SELECT name, key FROM links WHERE kind = ? AND name IN ({marks})"  # noqa: S608 - question marks
         return dict(self._connection.execute(query, (kind, *names)))

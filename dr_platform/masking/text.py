@@ -70,7 +70,7 @@ class Person(NamedTuple):
             mark, told = _MARKS[holds], value.replace("\0", " ")
             for part in _spoken(holds, told):
                 folded = part.casefold()
-                (codes if _DIGIT.search(folded) else words)[folded] = mark
+                (words if folded.isalpha() or not _DIGIT.search(folded) else codes)[folded] = mark
             if holds in _NUMBERED and len(number := _digits(told)) >= _FEWEST_DIGITS:
                 numbers[number] = mark
         return cls(key, tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
@@ -235,10 +235,13 @@ def _known(person: Person, text: str) -> tuple[str, list[Span]]:
         text = folded
     spans: list[Span] = []
     digits = _digits(folded)
-    for needle, mark in person.words + person.codes if digits else person.words:
+    for needle, mark in person.words:
         if needle in folded:
             spans += _named(folded, needle, mark)
     if digits:
+        for needle, mark in person.codes:
+            if needle in folded:
+                spans += _named(folded, needle, mark)
         spans += _numbered(text, digits, person.numbers)
     return text, spans
 
