@@ -25,8 +25,9 @@ _MOST_WORDS = 64
 """Searching for more words than this costs more than the pattern."""
 _MOST_SIGNS = 3
 _MOST_SPELLINGS = 9
-_LIKE_ASCII = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
-"""Letters that case-insensitive patterns hold equal to an ASCII letter, and that `lower` keeps apart."""
+_LIKE_ASCII = "\u0130\u0131\u017f\u212a"
+"""Letters that case-insensitive patterns hold equal to an ASCII letter, and others to none: where one of them
+stands, every pattern is tried."""
 _WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _WORD_CODES = frozenset(map(ord, _WORD))
 _LETTER_CODES = _WORD_CODES - frozenset(range(_ZERO, _NINE + 1))
@@ -100,11 +101,12 @@ def _spaced(written: bytes) -> bytes:
 
 
 def _ascii(text: str) -> bytes:
-    """One byte for each character; for one that is not ASCII a sign or the letter that patterns hold it equal to."""
-    if not text.isascii():
-        for code, letter in _LIKE_ASCII.items():
-            text = text.replace(chr(code), letter)
+    """One byte for each character, also for one that is not ASCII."""
     return text.encode("ascii", "replace")
+
+
+def _is_like_ascii(text: str) -> bool:
+    return any(map(text.__contains__, _LIKE_ASCII))
 
 
 class _At(Enum):
@@ -178,17 +180,32 @@ class Screen:
     def __call__(self, texts: Sequence[str]) -> dict[int, Candidates]:
         """By place of the text; texts in which nothing can match are left out."""
         begins = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
-        written = _ascii("\n".join(texts))
+        joined = "\n".join(texts)
+        written = _ascii(joined)
         plain = _spaced(written)
-        found: dict[int, Candidates] = {}
-        if self._always:
-            found = {place: dict.fromkeys(self._always) for place in range(len(texts))}
         numbers = self._numbers(written, plain, begins)
+        found: dict[int, Candidates] = {}
         for place, (met, starts) in numbers.items():
             if met.numbered or met.anywhere:
-                candidates = found.setdefault(place, {})
-                candidates.update(dict.fromkeys(met.numbered, starts))
-                candidates.update(dict.fromkeys(met.anywhere))
+                found[place] = dict.fromkeys(met.numbered, starts) | dict.fromkeys(met.anywhere)
+        self._ask_words(written, plain, begins, numbers, found)
+        if self._always:
+            for place in range(len(texts)):
+                found.setdefault(place, {}).update(dict.fromkeys(self._always))
+        if not joined.isascii() and _is_like_ascii(joined):
+            every = range(len(self._needs))
+            found |= {place: dict.fromkeys(every) for place, text in enumerate(texts) if _is_like_ascii(text)}
+        return found
+
+    def _ask_words(
+        self,
+        written: bytes,
+        plain: bytes,
+        begins: Sequence[int],
+        numbers: Mapping[int, tuple[_Met, list[int]]],
+        found: dict[int, Candidates],
+    ) -> None:
+        """Add the patterns that ask for a word which a text has."""
         told: set[tuple[int, int]] = set()
         for at, asked in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
             place = bisect_right(begins, at) - 1
@@ -208,7 +225,6 @@ class Screen:
                     elif (place, pattern) not in told:
                         told.add((place, pattern))
                         known.extend(starts)
-        return found
 
     def _numbers(self, written: bytes, plain: bytes, begins: Sequence[int]) -> dict[int, tuple[_Met, list[int]]]:
         """For texts with digits: the patterns for which these are enough, and where numbers begin."""

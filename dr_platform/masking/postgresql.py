@@ -9,6 +9,7 @@ processes read in one exported snapshot. Here: schema, plan, execution. Not here
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -419,6 +420,10 @@ _worker: _Worker | None = None
 
 def _begin(job: Job) -> None:
     global _worker  # noqa: PLW0603 - one per process of the pool
+    # Rows and people refer to nothing that refers back to them, and to look for such circles after every 700
+    # new ones costs a quarter of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     _worker = _Worker(job)
 
 

@@ -259,6 +259,10 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
         (person,) = roster.people(kind, [name]).values()
         assert person == Person.known_by(key, ((Holds.NAME, "Zoë Ibarra"),))
     assert roster.people("conversation", ["c2"])["c2"] == Person("c2")
+    later = "7b0e7a7e-9d5f-4b0c-8c34-2c54e4c3d2a1"
+    roster.add([(later, [(Holds.NAME, "Yann Ibarra")])])
+    derived_later = derived_key("account", later)
+    assert roster.people("", [derived_later])[str(derived_later)].key == later
     assert b"Ibarra" not in (tmp_path / "people").read_bytes()
 
 
