@@ -210,7 +210,8 @@ def test_what_looks_like_an_identifier_goes_whoever_it_belongs_to() -> None:
 KINDS_OF_TEXT = st.sampled_from([
     "", "a", "Quentin wrote", "call 617-555-2368 or 617 555 2369", "to quentin@home.example", " led by a space",
     '{"mrn": "A-17", "who": "Quentin"}', '["Quentin"', "responsibilities", "QUENTIN GRØNLUND", "ＱＵＥＮＴＩＮ",
-    "ß Quentin",    base64.b64encode(b"It is Quentin again, thank you").decode(), "12 Birchwood Lane", "mr. Bo", "Bo", "name:", "\n",
+    "ß Quentin",
+    base64.b64encode(b"It is Quentin again, thank you").decode(), "12 Birchwood Lane", "mr. Bo", "Bo", "name:", "\n",
 ])  # fmt: skip
 TEXTS = st.lists(KINDS_OF_TEXT | st.text(max_size=12), max_size=3).map(" ".join) | KINDS_OF_TEXT
 
