@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import itemgetter
 from typing import NamedTuple
 
 from dr_platform.errors import ExitCode, PlatformError
-from dr_platform.phi_filter import Conditions, LookedAt, Need, need_of
+from dr_platform.phi_filter import Candidates, Need, Screen, need_of
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are refused and never half examined; callers split them at paragraphs."""
@@ -88,23 +88,37 @@ class TextTooLong(PlatformError):
 
 
 class PhiDetector:
-    """Stateless, so one may be shared. ``detect`` and ``redact`` raise ``TextTooLong`` only."""
+    """Stateless, so one may be shared. All methods raise ``TextTooLong`` only."""
 
     def detect(self, text: str) -> tuple[PhiSpan, ...]:
         """Disjoint spans in order. Where findings overlap, the span covers all of them and has the
         kind of the most confident one."""
-        if len(text) > MAX_CHARACTERS:
-            raise TextTooLong(len(text))
-        found = sorted(_found(text), key=_PLACE)
-        return tuple(_merged(found)) if found else ()
+        return self.detect_all((text,))[0]
+
+    def detect_all(self, texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
+        """The same as ``detect`` of each text, for a fraction of what that costs."""
+        for text in texts:
+            if len(text) > MAX_CHARACTERS:
+                raise TextTooLong(len(text))
+        return [spans for part in _portions(texts) for spans in _detected(part)]
 
     def redact(self, text: str) -> str:
         """The text with ``[KIND]`` in place of every span. Nothing is detected in the result."""
+        return self.redact_all((text,))[0]
+
+    def redact_all(self, texts: Sequence[str]) -> list[str]:
+        """The same as ``redact`` of each text."""
+        redacted = list(texts)
         # A replacement changes what stands beside the rest, which may then match: repeat until
         # nothing does. It ends, because no pattern matches a bracket and so none a replacement.
-        while spans := self.detect(text):
-            text = "".join(_pieces(text, spans))
-        return text
+        left: Sequence[int] = range(len(redacted))
+        while left:
+            found = zip(left, self.detect_all([redacted[i] for i in left]), strict=True)
+            changed = [(i, spans) for i, spans in found if spans]
+            for i, spans in changed:
+                redacted[i] = "".join(_pieces(redacted[i], spans))
+            left = [i for i, _ in changed]
+        return redacted
 
 
 def redact(text: str) -> str:
@@ -124,14 +138,51 @@ def _pieces(text: str, spans: tuple[PhiSpan, ...]) -> Iterator[str]:
 _PLACE = itemgetter(0, 1)
 
 
-def _found(text: str) -> Iterator[PhiSpan]:
-    looked_at = LookedAt(text)
-    for place in _BY_DIGITS[min(looked_at.digits, _MOST_DIGITS)].met(looked_at):
+def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts together as long as one may be, so that memory does not grow with their number."""
+    first = characters = 0
+    for place, text in enumerate(texts):
+        if characters + len(text) > MAX_CHARACTERS:
+            yield texts[first:place]
+            first, characters = place, 0
+        characters += len(text)
+    yield texts[first:]
+
+
+def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
+    spans: list[tuple[PhiSpan, ...]] = [()] * len(texts)
+    for place, candidates in _SCREEN(texts).items():
+        if found := list(_found(texts[place], candidates)):
+            spans[place] = tuple(_merged(sorted(found, key=_PLACE)))
+    return spans
+
+
+def _found(text: str, candidates: Candidates) -> Iterator[PhiSpan]:
+    for place in sorted(candidates):
+        pattern, starts = _PATTERNS[place], candidates[place]
+        if starts is None:
+            matches: Iterable[re.Match[str]] = pattern.finditer(text)
+        elif not (matches := _matches(pattern, text, starts)):
+            continue
         rule = _RULES[place]
-        for match in rule.pattern.finditer(text):
+        for match in matches:
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
                 yield PhiSpan(*match.span("value"), rule.kind, confidence)
+
+
+def _matches(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[re.Match[str]]:
+    """Like ``finditer``, where it is known where matches may begin."""
+    met = pattern.match
+    if len(starts) == 1:
+        return [match] if (match := met(text, starts[0])) else []
+    found: list[re.Match[str]] = []
+    end = 0
+    for start in sorted(starts):
+        if start >= end and (match := met(text, start)):
+            found.append(match)
+            end = match.end()
+    return found
 
 
 def _merged(ordered: list[PhiSpan]) -> Iterator[PhiSpan]:
@@ -386,6 +437,5 @@ _RULES: tuple[_Rule, ...] = (
     _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
 )  # fmt: skip
 
-_MOST_DIGITS = max(rule.need.digits for rule in _RULES)
-_BY_DIGITS = tuple(Conditions([rule.need for rule in _RULES], digits) for digits in range(_MOST_DIGITS + 1))
-"""For texts of so many digits; most texts have none and can meet a quarter of the conditions."""
+_PATTERNS = tuple(rule.pattern for rule in _RULES)
+_SCREEN = Screen(_PATTERNS, [rule.need for rule in _RULES])

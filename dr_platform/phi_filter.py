@@ -1,18 +1,23 @@
-"""What a text must contain before a pattern can match in it, read from the pattern itself.
+"""Which patterns may match in which texts, and where, read from the patterns themselves.
 
-A substring search costs a tenth of a pattern's own scan, and one search serves all patterns that need the
-word. The condition is necessary, never sufficient: it may let a pattern run in vain, and never keeps one
-from a match. Not here: the patterns.
+One search for the words of all patterns in many texts together costs less than one pattern's scan of a
+single text. What comes out is necessary, never sufficient: a pattern may be tried in vain, and no match is
+missed. Not here: the patterns.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from re import _constants as sre  # ty: ignore[missing-module-member]
 from re import _parser as parser  # ty: ignore[missing-module-member]
-from typing import Any
+from typing import Any, NamedTuple
+
+from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 _ZERO, _NINE = ord("0"), ord("9")
 _DIGIT = re.compile("[0-9]")
@@ -20,38 +25,50 @@ _MOST_WORDS = 64
 """Searching for more words than this costs more than the pattern."""
 _MOST_SIGNS = 3
 _MOST_SPELLINGS = 9
-_LIKE_ASCII = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
-"""Letters that case-insensitive patterns hold equal to an ASCII letter, and that `lower` keeps apart."""
+_LIKE_ASCII = "\u0130\u0131\u017f\u212a"
+"""Letters that case-insensitive patterns hold equal to an ASCII letter, and others to none: where one of them
+stands, every pattern is tried."""
 _WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _WORD_CODES = frozenset(map(ord, _WORD))
-_SPACED = str.maketrans({chr(code): " " for code in range(128) if chr(code) not in _WORD})
-_NOT_DIGITS = str.maketrans({chr(code): " " for code in range(128) if not _ZERO <= code <= _NINE})
-_OTHER = re.compile(r"[^0-9a-z_]")
+_LETTER_CODES = _WORD_CODES - frozenset(range(_ZERO, _NINE + 1))
+_SPACED = bytes(code if chr(code) in _WORD else ord(" ") for code in range(256))
+_SPACE = ord(" ")
+_SIGNS = b"+("
+"""With these a number may begin."""
+_NUMBER_BEGINS = frozenset(b"0123456789" + _SIGNS)
+_NUMBERS = bytes(code if code in _NUMBER_BEGINS else _SPACE for code in range(256))
+_SHORTEST_LEAD = 3
+_MOST_SHORT_LEADS = 8
+"""Shorter words, or more of this length, stand everywhere: asking for another part of the pattern is cheaper."""
+
+_NUMBER = "0"
+"""Among words: a digit or a sign before it."""
+
+Candidates = dict[int, list[int] | None]
+"""Place of a pattern to where in the text its matches may begin; ``None`` where that is not known."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """A match contains so many digits, so many of them in a row, so many letters and digits in a row, and
-    one of the words, where there are any: ``words`` as ``spaced`` writes them, ``exact`` as they are."""
+    """A match contains so many digits, so many of them in a row, so many letters and digits in a row, so many
+    numbers directly behind a letter (none or one), and one of the words, where there are any: ``words`` as
+    ``spaced`` writes them, ``exact`` as they are."""
 
     digits: int = 0
     run: int = 0
     token: int = 0
     words: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
+    joined: int = 0
 
-    def met(self, looked_at: LookedAt) -> bool:
-        if not self.long_enough(looked_at):
-            return False
-        # Not a generator: the search of all words then never returns to the interpreter.
-        if self.words and any(map(looked_at.spaced.__contains__, self.words)):
-            return True
-        if self.exact:
-            return any(map(looked_at.text.__contains__, self.exact))
-        return not self.words
-
-    def long_enough(self, looked_at: LookedAt) -> bool:
-        return self.digits <= looked_at.digits and self.run <= looked_at.run and self.token <= looked_at.token
+    def met(self, counts: Counts) -> bool:
+        """But for the words."""
+        return (
+            self.digits <= counts.digits
+            and self.run <= counts.run
+            and self.token <= counts.token
+            and self.joined <= counts.joined
+        )
 
     @property
     def cost(self) -> float:
@@ -59,80 +76,221 @@ class Need:
         return sum(10.0 ** -min(len(word), 5) for word in (*self.words, *self.exact))
 
 
-class LookedAt:
-    """A text as conditions see it."""
+class Counts(NamedTuple):
+    """Of a text: how many digits it has, the most of them, and of letters and digits, in a row, and how many
+    numbers begin directly behind a letter or an underscore."""
 
-    __slots__ = ("digits", "run", "spaced", "text", "token")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.spaced = spaced(text)
-        self.digits = self.run = self.token = 0
-        if digits := self.spaced.translate(_NOT_DIGITS).split():
-            self.digits, self.run = sum(map(len, digits)), max(map(len, digits))
-            self.token = max(map(len, self.spaced.split()))
+    digits: int = 0
+    run: int = 0
+    token: int = 0
+    joined: int = 0
 
 
-def spaced(text: str) -> str:
+_NO_DIGITS = Counts()
+_NOWHERE: list[int] = []
+
+
+def spaced(text: str) -> bytes:
     """In lower case, with a space in front, behind, and for everything that is no ASCII letter, digit or
-    underscore: a whole word is one between spaces."""
-    if text.isascii():
-        return f" {text.lower()} ".translate(_SPACED)
-    return f" {_OTHER.sub(' ', text.translate(_LIKE_ASCII).lower())} "
+    underscore: a whole word is one between spaces. One byte for each character."""
+    return _spaced(_ascii(text))
 
 
-class Conditions:
-    """The conditions of many patterns, looked up together: each word is searched for once."""
+def _spaced(written: bytes) -> bytes:
+    return b" %b " % written.lower().translate(_SPACED)
 
-    def __init__(self, needs: Sequence[Need], digits: int) -> None:
-        """For texts of so many digits, or of more where no need asks for more."""
+
+def _ascii(text: str) -> bytes:
+    """One byte for each character, also for one that is not ASCII."""
+    return text.encode("ascii", "replace")
+
+
+def _is_like_ascii(text: str) -> bool:
+    return any(map(text.__contains__, _LIKE_ASCII))
+
+
+class _At(Enum):
+    """Where matches of a pattern may begin when a word is found that it asks for."""
+
+    WORD = 1
+    NUMBERS = 2
+    ANYWHERE = 3
+
+
+class _Asker(NamedTuple):
+    pattern: int
+    at: _At
+
+
+class _Asked(NamedTuple):
+    """Who asks for a word, and who of them needs no digits."""
+
+    all: tuple[_Asker, ...]
+    by_word_alone: tuple[_Asker, ...]
+
+
+class _Words:
+    """Words searched for together, also overlapping ones."""
+
+    def __init__(self, askers: Mapping[str, Sequence[_Asker]], needs: Sequence[Need], ahead: int) -> None:
+        """``ahead`` characters stand before the text that is searched."""
+        self._askers = [
+            (-ahead + (word[0] == " "), _Asked(tuple(some), tuple(a for a in some if needs[a.pattern].met(_NO_DIGITS))))
+            for word, some in askers.items()
+        ]
+        words = [word.encode() for word in askers]
+        self._search = BytesAhoCorasick(words, implementation=Implementation.DFA).find_matches_as_indexes
+
+    def found(self, text: bytes) -> Iterator[tuple[int, _Asked]]:
+        """Where words begin, behind the space that leads them, and who asks for them."""
+        for word, at, _ in self._search(text, overlapping=True):
+            shift, askers = self._askers[word]
+            yield at + shift, askers
+
+
+class Screen:
+    """Tells which patterns to try in a text. Every match of a pattern begins at a place told for it."""
+
+    def __init__(self, patterns: Sequence[re.Pattern[str]], needs: Sequence[Need]) -> None:
         self._needs = needs
-        able = [(i, need) for i, need in enumerate(needs) if need.digits <= digits]
-        self._always = [i for i, need in able if not (need.words or need.exact)]
-        self._by_word = _by_word((need.words, i) for i, need in able)
-        self._by_sign = _by_word((need.exact, i) for i, need in able)
-        self._inside = [word for word in self._by_word if word[0] != " "]
-        leading = [word[1:] for word in self._by_word if word[0] == " "]
-        # What is looked for stands ahead of what is read, so that two words may overlap.
-        self._words = re.compile(f" (?=({_any_of(leading)}))")
-        self._led = {word: [w for w in leading if word.startswith(w)] for word in leading}
+        self._numbered: list[_Asker] = []
+        self._always: list[int] = []
+        spoken: dict[str, list[_Asker]] = {}
+        exact: dict[str, list[_Asker]] = {}
+        for i, (pattern, need) in enumerate(zip(patterns, needs, strict=True)):
+            lead = lead_of(pattern)
+            telling = bool(need.words) and min(map(len, need.words)) >= _SHORTEST_LEAD
+            if lead is not None and (telling or not (lead.words and lead.by_number)):
+                _ask(spoken, lead.words, _Asker(i, _At.WORD))
+                if lead.by_number and telling:
+                    _ask(spoken, need.words, _Asker(i, _At.NUMBERS))
+                elif lead.by_number:
+                    self._numbered.append(_Asker(i, _At.NUMBERS))
+            elif need.digits:
+                self._numbered.append(_Asker(i, _At.ANYWHERE))
+            elif need.words or need.exact:
+                _ask(spoken, need.words, _Asker(i, _At.ANYWHERE))
+                _ask(exact, need.exact, _Asker(i, _At.ANYWHERE))
+            else:
+                self._always.append(i)
+        self._spoken, self._exact = _Words(spoken, needs, 1), _Words(exact, needs, 0)
+        self._most = Counts(*(max((getattr(need, of) for need in needs), default=0) for of in Counts._fields))
+        self._met: dict[Counts, _Met] = {}
 
-    def met(self, looked_at: LookedAt) -> list[int]:
-        """Places of the needs that the text meets, in order."""
-        found = self._always.copy()
-        for longest in self._words.findall(looked_at.spaced):
-            for word in self._led[longest]:
-                found += self._by_word[f" {word}"]
-        for word in filter(looked_at.spaced.__contains__, self._inside):
-            found += self._by_word[word]
-        for sign in filter(looked_at.text.__contains__, self._by_sign):
-            found += self._by_sign[sign]
-        return sorted({i for i in found if self._needs[i].long_enough(looked_at)}) if found else found
+    def __call__(self, texts: Sequence[str]) -> dict[int, Candidates]:
+        """By place of the text; texts in which nothing can match are left out."""
+        begins = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
+        joined = "\n".join(texts)
+        written = _ascii(joined)
+        plain = _spaced(written)
+        numbers = self._numbers(written, plain, begins)
+        found: dict[int, Candidates] = {}
+        for place, (met, starts) in numbers.items():
+            if met.numbered or met.anywhere:
+                found[place] = dict.fromkeys(met.numbered, starts) | dict.fromkeys(met.anywhere)
+        self._ask_words(written, plain, begins, numbers, found)
+        if self._always:
+            for place in range(len(texts)):
+                found.setdefault(place, {}).update(dict.fromkeys(self._always))
+        if not joined.isascii() and _is_like_ascii(joined):
+            every = range(len(self._needs))
+            found |= {place: dict.fromkeys(every) for place, text in enumerate(texts) if _is_like_ascii(text)}
+        return found
+
+    def _ask_words(
+        self,
+        written: bytes,
+        plain: bytes,
+        begins: Sequence[int],
+        numbers: Mapping[int, tuple[_Met, list[int]]],
+        found: dict[int, Candidates],
+    ) -> None:
+        """Add the patterns that ask for a word which a text has."""
+        told: set[tuple[int, int]] = set()
+        for at, asked in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
+            place = bisect_right(begins, at) - 1
+            askers, starts = asked.by_word_alone, _NOWHERE
+            if place in numbers:
+                met, starts = numbers[place]
+                askers = [asker for asker in asked.all if asker.pattern in met.patterns]
+            if not askers:
+                continue
+            candidates = found.setdefault(place, {})
+            for pattern, begin in askers:
+                if begin is _At.ANYWHERE:
+                    candidates[pattern] = None
+                elif (known := candidates.setdefault(pattern, [])) is not None:
+                    if begin is _At.WORD:
+                        known.append(at - begins[place])
+                    elif (place, pattern) not in told:
+                        told.add((place, pattern))
+                        known.extend(starts)
+
+    def _numbers(self, written: bytes, plain: bytes, begins: Sequence[int]) -> dict[int, tuple[_Met, list[int]]]:
+        """For texts with digits: the patterns for which these are enough, and where numbers begin."""
+        numbers: dict[int, list[tuple[int, bytes]]] = {}
+        end = 0
+        for number in written.translate(_NUMBERS).split():  # a tenth of what a pattern for numbers costs
+            first = written.find(number, end)
+            end = first + len(number)
+            numbers.setdefault(bisect_right(begins, first) - 1, []).append((first, number))
+        found = {}
+        for place, some in numbers.items():
+            begin = begins[place]
+            counts = _counted(some, plain, begin, begins[place + 1])
+            if counts.digits:
+                found[place] = self._met_by(counts), _starts(plain, some, begin)
+        return found
+
+    def _met_by(self, counts: Counts) -> _Met:
+        capped = Counts(*map(min, counts, self._most))
+        if capped not in self._met:
+            patterns = frozenset(i for i, need in enumerate(self._needs) if need.met(capped))
+            numbered = [asker for asker in self._numbered if asker.pattern in patterns]
+            self._met[capped] = _Met(
+                patterns,
+                tuple(i for i, at in numbered if at is _At.NUMBERS),
+                tuple(i for i, at in numbered if at is _At.ANYWHERE),
+            )
+        return self._met[capped]
 
 
-def _any_of(words: Iterable[str]) -> str:
-    """A pattern of which each character is read once, whatever the number of words; the longest one counts."""
-    tree: dict[str, Any] = {}
+class _Met(NamedTuple):
+    """The patterns for which the digits of a text are enough."""
+
+    patterns: frozenset[int]
+    numbered: tuple[int, ...]
+    """Those to be tried wherever a number begins, whatever the words."""
+    anywhere: tuple[int, ...]
+
+
+def _ask(askers: dict[str, list[_Asker]], words: Iterable[str], asker: _Asker) -> None:
     for word in words:
-        place = tree
-        for sign in word:
-            place = place.setdefault(sign, {})
-        place[""] = {}
-    return _branching(tree)
+        askers.setdefault(word, []).append(asker)
 
 
-def _branching(tree: dict[str, Any]) -> str:
-    ways = [re.escape(sign) + _branching(below) for sign, below in tree.items() if sign]
-    joined = f"(?:{'|'.join(ways)})" if ways else ""
-    return f"{joined}?" if "" in tree and ways else joined
+def _counted(numbers: Sequence[tuple[int, bytes]], plain: bytes, begin: int, end: int) -> Counts:
+    """Of the text between two places."""
+    digits = longest = joined = 0
+    for first, number in numbers:
+        joined += plain[first] != _SPACE
+        for run in (number,) if number.isdigit() else number.translate(_SPACED).split():
+            digits += len(run)
+            longest = max(longest, len(run))
+    token = max(map(len, plain[begin : end + 1].split())) if digits else 0
+    return Counts(digits, longest, token, joined)
 
 
-def _by_word(needs: Iterable[tuple[tuple[str, ...], int]]) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    for words, place in needs:
-        for word in words:
-            found[word] = (*found.get(word, ()), place)
-    return found
+def _starts(plain: bytes, numbers: Sequence[tuple[int, bytes]], begin: int) -> list[int]:
+    """Where in digits and the signs before them no letter, digit or underscore stands before. ``plain`` is
+    one character ahead."""
+    starts = []
+    for first, number in numbers:
+        if plain[first] == _SPACE:
+            starts.append(first - begin)
+        if not number.isdigit():
+            starts += [first - begin + at for at in range(1, len(number)) if number[at - 1] in _SIGNS]
+    return starts
 
 
 def need_of(pattern: re.Pattern[str]) -> Need:
@@ -140,6 +298,62 @@ def need_of(pattern: re.Pattern[str]) -> Need:
     nodes = parser.parse(pattern.pattern, pattern.flags)
     need = _sequence(nodes, bool(pattern.flags & re.IGNORECASE), _Edges())
     return need if need.digits else replace(need, token=0)  # conditions on tokens are those of codes
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How every match of a pattern begins: with one of the words, as ``spaced`` writes them, or where
+    ``by_number`` with a digit or a sign before it. A word that a space leads begins behind that space; no
+    letter, digit or underscore stands before the match."""
+
+    words: tuple[str, ...] = ()
+    by_number: bool = False
+
+
+def lead_of(pattern: re.Pattern[str]) -> Lead | None:
+    """``None`` where a match may begin with anything, or with what stands everywhere."""
+    nodes = parser.parse(pattern.pattern, pattern.flags)
+    begun = _led(nodes, bool(pattern.flags & re.IGNORECASE), begins=False)
+    if begun is None:
+        return None
+    words = _without_longer(begun - {_NUMBER})
+    if any(len(word) < _SHORTEST_LEAD for word in words):
+        return None
+    if sum(len(word) == _SHORTEST_LEAD for word in words) > _MOST_SHORT_LEADS:
+        return None
+    return Lead(words, _NUMBER in begun)
+
+
+def _without_longer(words: Iterable[str]) -> tuple[str, ...]:
+    """Without words that begin with another one of them."""
+    every = sorted(words)
+    return tuple(word for word in every if not any(other != word and word.startswith(other) for other in every))
+
+
+def _led(nodes: Iterable[Any], any_case: bool, *, begins: bool) -> set[str] | None:
+    """Words, or ``_NUMBER``, of which one begins whatever the sequence matches."""
+    nodes = list(nodes)
+    while nodes and nodes[0][0] in (sre.ASSERT, sre.ASSERT_NOT):
+        op, value = nodes.pop(0)
+        begins = begins or (op is sre.ASSERT_NOT and value[0] < 0 and _every_word(value[1]))
+    if not nodes:
+        return None  # an empty match begins with nothing
+    op, value = nodes[0]
+    if op in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+        once = _led(value[2], any_case, begins=begins)
+        rest = _led(nodes[1:], any_case, begins=begins) if value[0] == 0 else set()
+        return None if once is None or rest is None else once | rest
+    if op is sre.SUBPATTERN:
+        return _led(
+            value[3], (any_case or bool(value[1] & re.IGNORECASE)) and not value[2] & re.IGNORECASE, begins=begins
+        )
+    if op is sre.BRANCH:
+        every = [_led(branch, any_case, begins=begins) for branch in value[1]]
+        return {word for led in every for word in led or ()} if all(led is not None for led in every) else None
+    if begins and op in (sre.IN, sre.LITERAL) and _only(value if op is sre.IN else [nodes[0]], _NUMBER_BEGINS):
+        return {_NUMBER}
+    _, texts, _ = next(iter(_runs(nodes, _Edges(begins))))
+    return {spaced(text).decode()[not begins : -1] for text in texts} if _signs(op, value) else None
 
 
 @dataclass(frozen=True)
@@ -165,7 +379,8 @@ def _sequence(nodes: Iterable[Any], any_case: bool, edges: _Edges) -> Need:
     best = min((need for need in told if need.words or need.exact), key=lambda need: need.cost, default=Need())
     run = max([_in_a_row(nodes, _only_digits), *(need.run for need in told)])
     token = max([_in_a_row(nodes, _only_word), *(need.token for need in told)])
-    return Need(max(consumed, ahead), run, token, best.words, best.exact)
+    joined = max([_behind_letter(nodes), *(need.joined for need in told)])
+    return Need(max(consumed, ahead), run, token, best.words, best.exact, joined)
 
 
 def _runs(nodes: Sequence[Any], edges: _Edges) -> Iterable[tuple[Any, Any, _Edges]]:
@@ -240,15 +455,13 @@ def _letters(texts: tuple[str, ...], any_case: bool, edges: _Edges) -> Need:
     digits = min(len(_DIGIT.findall(text)) for text in texts)
     if not any_case or not all(any(sign.isalpha() for sign in text) for text in texts):
         return Need(digits, exact=_shortest(texts)) if all(texts) else Need(digits)
-    words = (spaced(text)[not edges.begins : None if edges.ends else -1] for text in texts)
+    words = (spaced(text).decode()[not edges.begins : None if edges.ends else -1] for text in texts)
     return Need(digits, words=_shortest(words))
 
 
 def _node(op: Any, value: Any, any_case: bool, edges: _Edges) -> Need:
     if op is sre.SUBPATTERN:
-        _, added, removed, inner = value
-        case = (any_case or bool(added & re.IGNORECASE)) and not removed & re.IGNORECASE
-        return _sequence(inner, case, edges)
+        return _sequence(value[3], _any_case(any_case, value), edges)
     if op is sre.BRANCH:
         return _branches([_sequence(branch, any_case, edges) for branch in value[1]])
     if op in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[0] > 0:
@@ -261,8 +474,13 @@ def _node(op: Any, value: Any, any_case: bool, edges: _Edges) -> Need:
     return Need()
 
 
+def _any_case(outside: bool, group: Any) -> bool:
+    _, added, removed, _ = group
+    return (outside or bool(added & re.IGNORECASE)) and not removed & re.IGNORECASE
+
+
 def _branches(needs: list[Need]) -> Need:
-    shared = Need(*(min(getattr(need, name) for need in needs) for name in ("digits", "run", "token")))
+    shared = Need(**{name: min(getattr(need, name) for need in needs) for name in Counts._fields})
     if not all(need.words or need.exact for need in needs):
         return shared
     words = _shortest(word for need in needs for word in need.words)
@@ -291,6 +509,18 @@ def _in_a_row(nodes: Iterable[Any], belongs: Any) -> int:
         current = current + count if is_member else 0
         longest = max(longest, current)
     return longest
+
+
+def _behind_letter(nodes: Iterable[Any]) -> int:
+    """1 where a digit follows directly upon a letter in every match of the sequence."""
+    letter = False
+    for op, value in nodes:
+        once = list(value[2]) if op in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[0] > 0 else [(op, value)]
+        members = once[0][1] if len(once) == 1 and once[0][0] is sre.IN else once
+        if letter and _only_digits(members):
+            return 1
+        letter = _only(members, _LETTER_CODES)
+    return 0
 
 
 def _only_digits(members: Any) -> bool:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dr_platform.masking.classification import QUASI_IDENTIFIERS, Holds, Table
-from dr_platform.masking.sql import qualified, quoted
+from dr_platform.masking.sql import banded, qualified, quoted
 
 if TYPE_CHECKING:
     from dr_platform.masking.postgresql import Connection, SchemaFacts
 
-BAND_YEARS = 5
 Group = tuple[Any, ...]
 
 
@@ -63,7 +62,7 @@ def anonymise(connection: Connection, name: str, table: Table, schema: SchemaFac
     columns = tuple(c for c, d in table.columns.items() if d.holds in QUASI_IDENTIFIERS and d.sealed is None)
     if not columns:
         return Anonymity(name, (), k, 0, 0)
-    _band(connection, name, table, columns)
+    _band(connection, name, table, columns, {c.name: c.type for c in schema.tables[name]})
     counts = _counts(connection, name, columns)
     small = sum(counts[g] for g in small_groups(counts, k))
     generalised = _drop_zip(connection, name, table, columns, small_groups(counts, k))
@@ -79,19 +78,14 @@ def anonymise(connection: Connection, name: str, table: Table, schema: SchemaFac
     return Anonymity(name, columns, k, min(counts.values(), default=0), len(counts), small, generalised, suppressed)
 
 
-def _band(connection: Connection, name: str, table: Table, columns: Sequence[str]) -> None:
+def _band(connection: Connection, name: str, table: Table, columns: Sequence[str], types: Mapping[str, str]) -> None:
+    """Most values are loaded in bands already."""
     for column in columns:
         value, holds = quoted(column), table.columns[column].holds
-        if holds is Holds.BIRTH_DATE:
-            year = f"extract(year FROM {value})::int"
-            banded = f"make_date({year} - {year} % {BAND_YEARS}, 1, 1)"
-        elif holds is Holds.AGE:
-            banded = f"{value} - {value} % {BAND_YEARS}"
-        else:
-            continue
-        connection.execute(
-            f"UPDATE {qualified(name)} SET {value} = {banded} WHERE {value} IS DISTINCT FROM {banded}".encode()  # noqa: S608
-        )
+        if (band := banded(holds, value, types[column])) != value:
+            connection.execute(
+                f"UPDATE {qualified(name)} SET {value} = {band} WHERE {value} IS DISTINCT FROM {band}".encode()  # noqa: S608
+            )
 
 
 def _counts(connection: Connection, name: str, columns: Sequence[str]) -> dict[Group, int]:

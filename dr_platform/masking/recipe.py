@@ -12,6 +12,7 @@ import hmac
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from typing import Any
 
 KEY_BYTES = 32
 _BLOCK = 64
@@ -49,13 +50,15 @@ class Recipe:
 
     def digest(self, domain: str, value: str) -> bytes:
         """HMAC-SHA-256 of a canonical value: 32 bytes from which the masked value is made."""
-        return hmac.digest(_domain_key(self.master, domain), value.encode(), "sha256")
+        inner, outer = (pad.copy() for pad in _begun(self.master, domain))
+        inner.update(value.encode())
+        outer.update(inner.digest())
+        return outer.digest()
 
     def pads(self, domain: str) -> tuple[bytes, bytes]:
         """Inner and outer pad of the domain's key, with which a server that has SHA-256 alone computes
         the same HMAC: ``sha256(outer || sha256(inner || value))``."""
-        key = self.domain_key(domain).ljust(_BLOCK, b"\0")
-        return bytes(b ^ 0x36 for b in key), bytes(b ^ 0x5C for b in key)
+        return _pads(self.domain_key(domain))
 
     @property
     def key_id(self) -> str:
@@ -66,3 +69,15 @@ class Recipe:
 @functools.lru_cache(maxsize=512)
 def _domain_key(master: bytes, domain: str) -> bytes:
     return hmac.digest(master, b"drp masking\0" + domain.encode(), "sha256")
+
+
+def _pads(key: bytes) -> tuple[bytes, bytes]:
+    padded = key.ljust(_BLOCK, b"\0")
+    return bytes(b ^ 0x36 for b in padded), bytes(b ^ 0x5C for b in padded)
+
+
+@functools.lru_cache(maxsize=512)
+def _begun(master: bytes, domain: str) -> tuple[Any, Any]:
+    """The hashes of both pads: to go on from them costs a fraction of what a call for the whole HMAC does."""
+    inner, outer = _pads(_domain_key(master, domain))
+    return hashlib.sha256(inner), hashlib.sha256(outer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dr_platform.masking.classification import Column, Holds, Seal, Table
@@ -25,7 +25,41 @@ REMOVED_TEXT = "[REMOVED]"
 shapes could be found, and the name that stands in it would stay."""
 _LATE = frozenset({Holds.BLIND_INDEX})
 _DATED = frozenset({Holds.DATE, Holds.BIRTH_DATE, Holds.KEY})
-_WRITTEN = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class _Waiting:
+    """A text that is masked together with the others of its batch."""
+
+    __slots__ = ("person", "text")
+
+    def __init__(self, text: str, person: Person) -> None:
+        self.text, self.person = text, person
+
+
+class _Written:
+    """A document that is written as text once its texts are masked."""
+
+    __slots__ = ("document",)
+
+    def __init__(self, document: Any) -> None:
+        self.document = document
+
+
+def _settled(value: Any) -> Any:
+    """The value with masked texts in place of those that waited."""
+    kind = type(value)
+    if kind is _Waiting:
+        return value.text
+    if kind is _Written:
+        return _WRITTEN(value.document)
+    if kind is dict:
+        return {key: _settled(one) for key, one in value.items()}
+    if kind is list:
+        return [_settled(one) for one in value]
+    return value
+
+
+_WRITTEN = json.JSONEncoder(ensure_ascii=False, default=_settled).encode
 
 
 def is_late(column: Column) -> bool:
@@ -68,6 +102,8 @@ class RowMasker:
     texts: TextMasker = field(default_factory=TextMasker)
     unopened: Counter[str] = field(default_factory=Counter)
     unowned: Counter[str] = field(default_factory=Counter)
+    waiting: list[_Waiting] = field(default_factory=list, repr=False)
+    """Texts of the batch that are not masked yet."""
 
     def __post_init__(self) -> None:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
@@ -81,7 +117,21 @@ class RowMasker:
     def complete(self, rows: Sequence[Row], masked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Fill in the columns that ``masked`` does not have yet. Columns that no row of ``rows`` has stay out."""
         owners = self._owners(rows)
-        return [self._one(row, done, owner) for row, done, owner in zip(rows, masked, owners, strict=True)]
+        begun = [self._one(row, done, owner) for row, done, owner in zip(rows, masked, owners, strict=True)]
+        self._mask_waiting()
+        for row, done, (order, plain) in zip(rows, masked, begun, strict=True):
+            for name, _ in order.plain:
+                done[name] = _settled(done[name])
+            if order.sealed:
+                self._finish(row, done, plain, order)
+        return list(masked)
+
+    def _mask_waiting(self) -> None:
+        """All texts of a batch at once, because many cost little more than one."""
+        waiting, self.waiting[:] = tuple(self.waiting), ()
+        found = self.texts.mask_all([one.text for one in waiting], [one.person for one in waiting])
+        for one, text in zip(waiting, found, strict=True):
+            one.text = text
 
     def _owners(self, rows: Sequence[Row]) -> list[Person]:
         column = self.table.person
@@ -92,24 +142,23 @@ class RowMasker:
         people = self.roster.people(self.table.link, keys)
         return [people.get(canonical(key), NOBODY) for key in keys]
 
-    def _one(self, row: Row, done: dict[str, Any], person: Person) -> dict[str, Any]:
+    def _one(self, row: Row, done: dict[str, Any], person: Person) -> tuple[_Order, dict[str, Any]]:
+        """Everything but texts, which wait; the second is what sealed columns hold, not yet sealed."""
         order = self._order_of(row, done)
         shift = shift_of(self.recipe, person.key) if order.dated and self.recipe.shifts_dates else 0
         for name, column in order.plain:
-            moment = Moment(shift, row.get(column.after) if column.after else None)
+            moment = Moment(shift, row.get(column.after)) if column.after else Moment(shift)
             done[name] = self._value(column, row[name], person, moment, name)
-        if order.sealed:
-            self._finish(row, done, person, order)
-        return done
+        return order, {name: self._plain(name, column, row, person) for name, column, _ in order.sealed}
 
-    def _finish(self, row: Row, done: dict[str, Any], person: Person, order: _Order) -> None:
+    def _finish(self, row: Row, done: dict[str, Any], plain: Mapping[str, Any], order: _Order) -> None:
         """Sealed columns, whose places are named by masked values, and what is computed from them."""
-        plain: dict[str, str | None] = {}
-        for name, column, seal in order.sealed:
-            text = plain[name] = self._plain(name, column, row, person)
+        texts = {name: _settled(text) for name, text in plain.items()}
+        for name, _, seal in order.sealed:
+            text = texts[name]
             done[name] = None if text is None else self._seal.encrypt(text, place_of(seal, done))
         for name, column in order.indexes:
-            text = plain.get(column.of)
+            text = texts.get(column.of)
             done[name] = None if row[name] is None or text is None else self._seal.blind_index(text, column.purpose)
         if "key_version" in row:
             done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
@@ -126,7 +175,7 @@ class RowMasker:
         if value is None:
             return None
         if column.holds is Holds.TEXT:
-            return self.text(value, person, path)
+            return self._text(value, person, path)
         if column.holds is Holds.JSON:
             return self._json(column, value, person, moment)
         if isinstance(value, dict):
@@ -145,24 +194,29 @@ class RowMasker:
             return [self._inner(below, None, v, person, moment) for v in value]
         return self._value(_column_at(self.table.columns, below), value, person, moment, below)
 
-    def text(self, value: Any, person: Person, path: str) -> Any:
+    def texts_of(self, values: Sequence[Any], people: Sequence[Person], path: str) -> list[Any]:
+        """Texts, each with its person, which stand at this path; what is missing stays so."""
+        found = [None if v is None else self._text(v, p, path) for v, p in zip(values, people, strict=True)]
+        self._mask_waiting()
+        return [_settled(text) for text in found]
+
+    def _text(self, value: Any, person: Person, path: str) -> Any:
         """A text of the person, which stands at this path."""
         if isinstance(value, bytes | bytearray | memoryview):  # plain bytes where ciphertext or text belongs
             return REMOVED_TEXT.encode()
         if not person.is_known:
             self.unowned[path] += 1
             return REMOVED_TEXT
-        return self.texts.mask(str(value), person)
+        waiting = _Waiting(str(value), person)
+        self.waiting.append(waiting)
+        return waiting
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
         document = json.loads(value) if isinstance(value, str) else value
         if id(column) not in self._inside:
-            table = Table(columns=column.paths)
-            self._inside[id(column)] = RowMasker(
-                table, self.recipe, self.roster, self.opened, self.sealing, self.texts, self.unopened, self.unowned
-            )
+            self._inside[id(column)] = replace(self, table=Table(columns=column.paths))
         masked = self._inside[id(column)].inside(document, "", person, moment)
-        return _WRITTEN(masked) if isinstance(value, str) else masked
+        return _Written(masked) if isinstance(value, str) else masked
 
     def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
         """A document whose paths are the table's columns."""
@@ -179,7 +233,7 @@ class RowMasker:
             return masked_key(self.recipe, column.domain, value)
         return derived_key(column.derived, str(masked_key(self.recipe, column.domain, person.key)))
 
-    def _plain(self, name: str, column: Column, row: Row, person: Person) -> str | None:
+    def _plain(self, name: str, column: Column, row: Row, person: Person) -> Any:
         if row[name] is None or column.sealed is None:
             return None
         try:
@@ -190,7 +244,7 @@ class RowMasker:
                 return REMOVED_TEXT
             text = bytes(row[name]).hex()
         if column.holds is Holds.TEXT:
-            return self.text(text, person, name)
+            return self._text(text, person, name)
         return masked_plain(self.recipe, column.holds, text)
 
 

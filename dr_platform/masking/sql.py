@@ -23,6 +23,7 @@ _UUID_LENGTH = 36
 _PYTHON = frozenset({Holds.TEXT, Holds.JSON})
 _DATES = frozenset({Holds.DATE, Holds.BIRTH_DATE})
 DATE_TYPES = frozenset({"date", "timestamp with time zone", "timestamp without time zone"})
+BAND_YEARS = 5
 INTEGERS = frozenset({"bigint", "integer", "smallint"})
 CHAIN_PLACEHOLDER = "decode(repeat('00', 32), 'hex')"
 
@@ -157,6 +158,13 @@ class Expressions:
         n = f"(('x' || encode(substring({digest} FROM 1 FOR 4), 'hex'))::bit(32)::bigint & 4294967295)"
         n = f"({n} % {2 * MAX_SHIFT_DAYS})::int"
         return f"({n} - {MAX_SHIFT_DAYS} + CASE WHEN {n} < {MAX_SHIFT_DAYS} THEN 0 ELSE 1 END)"
+
+
+def banded(holds: Holds, value: str, kind: str) -> str:
+    """A birth date or an age as the beginning of its band, in which nobody stands out; what else it is stays."""
+    if holds is Holds.BIRTH_DATE:
+        return f"make_date(extract(year FROM {value})::int / {BAND_YEARS} * {BAND_YEARS}, 1, 1)::{kind}"
+    return f"({value} / {BAND_YEARS} * {BAND_YEARS})::{kind}" if holds is Holds.AGE else value
 
 
 def quoted(name: str) -> str:

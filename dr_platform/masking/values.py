@@ -143,7 +143,7 @@ def masked_plain(recipe: Recipe, holds: Holds, value: str) -> str | None:
         return None
     if holds is Holds.ZIP:
         return zip3(value) + "00"
-    digest = recipe.digest(holds.value, canonical(value))
+    digest = recipe.digest(holds, canonical(value))
     return _form(holds, value, digest)
 
 
@@ -177,8 +177,11 @@ _PHONE_FORMS = (
 def _phone(value: str, digest: bytes) -> str:
     """555-0100 to 555-0199 are set aside for fiction in every area code."""
     area, line = 200 + (digest[0] * 256 + digest[1]) % 800, f"{digest[2] % 100:02}"
-    form = next((f for pattern, f in _PHONE_FORMS if pattern.fullmatch(value.strip())), "({area}) 555-01{line}")
-    return form.format(area=area, line=line)
+    text = value.strip()
+    for pattern, form in _PHONE_FORMS:
+        if pattern.fullmatch(text):
+            return form.format(area=area, line=line)
+    return f"({area}) 555-01{line}"
 
 
 def masked_value(recipe: Recipe, column: Column, value: Any, moment: Moment) -> Any:

@@ -7,8 +7,10 @@ import contextlib
 import hashlib
 import itertools
 import json
+import multiprocessing
 import tempfile
 import uuid
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -205,6 +207,21 @@ def test_what_looks_like_an_identifier_goes_whoever_it_belongs_to() -> None:
     )
 
 
+KINDS_OF_TEXT = st.sampled_from([
+    "", "a", "Quentin wrote", "call 617-555-2368 or 617 555 2369", "to quentin@home.example", " led by a space",
+    '{"mrn": "A-17", "who": "Quentin"}', '["Quentin"', "responsibilities", "QUENTIN GRØNLUND", "ＱＵＥＮＴＩＮ",
+    "ß Quentin",
+    base64.b64encode(b"It is Quentin again, thank you").decode(), "12 Birchwood Lane", "mr. Bo", "Bo", "name:", "\n",
+])  # fmt: skip
+TEXTS = st.lists(KINDS_OF_TEXT | st.text(max_size=12), max_size=3).map(" ".join) | KINDS_OF_TEXT
+
+
+@given(st.lists(st.tuples(TEXTS, st.sampled_from([QUENTIN, NOBODY])), max_size=6))
+def test_texts_masked_together_become_what_each_becomes_alone(pairs: list[tuple[str, Person]]) -> None:
+    together = MASKER.mask_all([text for text, _ in pairs], [person for _, person in pairs])
+    assert together == [MASKER.mask(text, person) for text, person in pairs]
+
+
 def nested(depth: int, text: str) -> str:
     for level in range(depth):
         text = json.dumps({"a": [text, 7]}) if level % 2 == 0 else base64.b64encode(text.encode()).decode()
@@ -259,7 +276,28 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
         (person,) = roster.people(kind, [name]).values()
         assert person == Person.known_by(key, ((Holds.NAME, "Zoë Ibarra"),))
     assert roster.people("conversation", ["c2"])["c2"] == Person("c2")
+    later = "7b0e7a7e-9d5f-4b0c-8c34-2c54e4c3d2a1"
+    roster.add([(later, [(Holds.NAME, "Yann Ibarra")])])
+    derived_later = derived_key("account", later)
+    assert roster.people("", [derived_later])[str(derived_later)].key == later
     assert b"Ibarra" not in (tmp_path / "people").read_bytes()
+
+
+def _keys_of(file: RosterFile, names: list[str]) -> dict[str, str]:
+    with contextlib.closing(Roster(file)) as roster:
+        return {name: person.key for name, person in roster.people("", names).items()}
+
+
+def test_processes_that_ask_at_once_find_everybody_by_derived_keys(tmp_path: Path) -> None:
+    file = RosterFile.new(tmp_path)
+    keys = [str(uuid.UUID(int=number, version=4)) for number in range(2_000)]
+    derived = {str(derived_key("account", key)): key for key in keys}
+    with contextlib.closing(Roster(file)) as roster:
+        roster.add((key, [(Holds.NAME, "Zoë Ibarra")]) for key in keys)
+    names = sorted(derived)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        asked = [pool.submit(_keys_of, file, names[start::4]) for start in range(4)]
+        assert {name: key for one in asked for name, key in one.result().items()} == derived
 
 
 def masker(table: dict, roster: Roster, source: KeyRing | None = None, staging: KeyRing | None = None) -> RowMasker:
