@@ -1,8 +1,9 @@
 """A real S3 server for tests: ``DRP_TEST_S3`` names a program, else one built once from its Go module.
 
-It is versitygw (Apache-2.0), which keeps objects in a folder. Unlike Amazon's it does not demand a checksum
-under every kind of object lock. The build stays in the cache; it is asked for by hand and never started by
-a test: ``python -m tests.s3_server``, then ``pytest -m s3``.
+It is versitygw (Apache-2.0), which keeps objects in a folder. It differs from Amazon's in that it takes objects
+without a checksum where a bucket has a default retention, and in that a removed key is not free there. The build
+takes 2 to 5 minutes on 2 cores and stays in the cache. It is asked for by hand and never started by a test:
+``python -m tests.s3_server``, then ``pytest -m s3``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hmac
 import secrets
 import subprocess
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,7 +92,7 @@ class S3Server:
         self.call("PUT", f"/{name}").raise_for_status()
 
     def make_locked_bucket(self, name: str) -> None:
-        """Versioned; what is put there stays for a day, whoever asks (COMPLIANCE)."""
+        """Versioned; what is put there stays for a day, whoever asks (``COMPLIANCE``)."""
         self.call("PUT", f"/{name}", headers={"x-amz-bucket-object-lock-enabled": "true"}).raise_for_status()
         rule = (
             b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>"
@@ -101,8 +103,6 @@ class S3Server:
 
 
 def _md5(body: bytes) -> str:
-    from base64 import b64encode
-
     return b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
