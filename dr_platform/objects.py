@@ -268,23 +268,24 @@ def open_objects(url: str) -> ObjectStore:
 
     if parts.scheme == "memory":
         return _Backed(MemoryStore(), shown)
-    s3 = _credentials() if parts.scheme == "s3" else None
+    given = _credentials() if parts.scheme == "s3" else {}
     try:
-        backend = (
-            from_url(url, retry_config=_RETRY, client_options=_CLIENT) if s3 is None else _s3(url, {**os.environ, **s3})
-        )
-        return _Remote(backend, shown)
+        if parts.scheme == "s3":
+            return _Remote(_s3(url, given), shown)
+        return _Remote(from_url(url, retry_config=_RETRY, client_options=_CLIENT), shown)
     except Exception as exc:  # noqa: BLE001 - each service has errors of its own; the text may quote credentials
         raise ObjectsUnavailable(shown, type(exc).__name__) from None
 
 
-def _s3(url: str, settings: Mapping[str, str]) -> Backend:
+def _s3(url: str, given: Mapping[str, str]) -> Backend:
+    """What is not ``given`` the library takes from the environment or the machine's role."""
     from obstore.store import S3Store
 
-    # The library reads this one from the environment only where it is given no other option of its client.
-    client: ClientConfig = {**_CLIENT, "allow_http": settings.get(_ALLOW_HTTP, "").lower() in ("1", "true")}
-    config = {name: settings[name] for name in _IN_FILE - {_ALLOW_HTTP} if name in settings}
-    # A bucket with object lock takes nothing without a checksum.
+    # The library does not look for this one where it is given any other option of its client.
+    http = given.get(_ALLOW_HTTP) or os.environ.get(_ALLOW_HTTP, "")
+    client: ClientConfig = {**_CLIENT, "allow_http": http.lower() in ("1", "true")}
+    config = {name: value for name, value in given.items() if name != _ALLOW_HTTP}
+    # A bucket with a default retention takes nothing without a checksum.
     # https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
     config["AWS_CHECKSUM_ALGORITHM"] = "SHA256"
     return S3Store.from_url(url, config=config, client_options=client, retry_config=_RETRY)
