@@ -81,7 +81,7 @@ demo-delivery: $(VENV)/run ## Watch a good release promoted, and a bad one caugh
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not e2e and not install and not vault and not monitoring" -n 2 --dist loadfile
+	@$(PYTEST) -m "not e2e and not install and not vault and not s3 and not monitoring" -n 2 --dist loadfile
 	@$(PYTEST) -m e2e
 
 # What runs is validated by suites of checks; what they find stands in Dagster's UI as well.
@@ -128,6 +128,10 @@ test-monitoring: $(VENV)/test ## Prove the generated alert rules with Prometheus
 .PHONY: test-vault
 test-vault: $(VENV)/test ## Run the secret store's contract on a real Vault (builds it once, about ten minutes)
 	@$(BIN)/python -m tests.vault_server && $(PYTEST) -m vault tests/contracts/test_secrets_vault.py
+
+.PHONY: test-s3
+test-s3: $(VENV)/test ## Run the object store's contract and a backup on a real S3 server (builds it once, about four minutes)
+	@$(BIN)/python -m tests.s3_server && $(PYTEST) -m s3 tests/contracts/test_objects_s3.py
 
 .PHONY: check
 check: $(VENV)/test ## Lint, types, import contracts, catalog, documents

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator
+import stat
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from errno import EDQUOT, EFBIG, ENOSPC
@@ -28,6 +29,13 @@ _MAX_SEGMENT = 200
 _RETRY: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 _CLIENT: ClientConfig = {"connect_timeout": "5s", "timeout": "300s"}
 _SCHEMES = ("file", "memory", "s3", "gs", "az")
+CREDENTIALS = "DRP_S3_CREDENTIALS"
+"""Names a file, because supervised processes get nothing else of the caller's environment."""
+_ALLOW_HTTP = "AWS_ALLOW_HTTP"
+_IN_FILE = frozenset({
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL", _ALLOW_HTTP,
+    "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,18 @@ class UnsupportedStore(PlatformError):
         self.next_step = f"use a URL that starts with one of {', '.join(f'{s}://' for s in _SCHEMES)}"
 
 
+class UnusableCredentials(PlatformError):
+    """Nothing of the file is quoted."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, file: Path, why: str) -> None:
+        super().__init__(file, why)
+        self.what = f"{file}, which {CREDENTIALS} names, cannot be used: {why}"
+        self.untouched = "every stored object"
+        self.next_step = "write lines such as AWS_REGION=eu-central-1 into a file of mode 0600, see docs/backups.md"
+
+
 class ObjectsUnavailable(TemporaryFailure):
     def __init__(self, store: str, reason: str) -> None:
         super().__init__(store, reason)
@@ -176,11 +196,26 @@ class _Backed:
         try:
             yield
         except FileNotFoundError:
-            raise NoSuchObject(key) from None
+            raise self._missing(key) from None
         except (BaseError, OSError) as exc:
             if _is_full(exc):
                 raise ObjectsFull(self._shown) from None
             raise ObjectsUnavailable(self._shown, type(exc).__name__) from None
+
+    def _missing(self, key: str) -> PlatformError:
+        return NoSuchObject(key)
+
+
+class _Remote(_Backed):
+    """A bucket. A service says "not found" of an object and of the whole bucket alike, but lists only a bucket
+    that is there."""
+
+    def _missing(self, key: str) -> PlatformError:
+        try:
+            list(self.list(key))
+        except ObjectsUnavailable:
+            return ObjectsUnavailable(self._shown, "there is no such bucket, or it may not be listed")
+        return super()._missing(key)
 
 
 class _Local(_Backed):
@@ -217,7 +252,9 @@ def _sync(path: Path) -> None:
 
 def open_objects(url: str) -> ObjectStore:
     """The store at ``file:///path``, ``memory://`` (ends with this value), or ``s3://bucket/prefix``,
-    ``gs://…``, ``az://…``, which take their credentials from the environment or the machine's role.
+    ``gs://…``, ``az://…``, which take their credentials from the environment or the machine's role; S3 also from
+    the file that ``DRP_S3_CREDENTIALS`` names. Raises ``UnsupportedStore``, ``UnusableCredentials`` and
+    ``ObjectsUnavailable``.
 
     A local folder is made, for its owner alone. Nothing is asked of a remote one yet.
     """
@@ -231,10 +268,45 @@ def open_objects(url: str) -> ObjectStore:
 
     if parts.scheme == "memory":
         return _Backed(MemoryStore(), shown)
+    given = _credentials() if parts.scheme == "s3" else {}
     try:
-        return _Backed(from_url(url, retry_config=_RETRY, client_options=_CLIENT), shown)
+        if parts.scheme == "s3":
+            return _Remote(_s3(url, given), shown)
+        return _Remote(from_url(url, retry_config=_RETRY, client_options=_CLIENT), shown)
     except Exception as exc:  # noqa: BLE001 - each service has errors of its own; the text may quote credentials
         raise ObjectsUnavailable(shown, type(exc).__name__) from None
+
+
+def _s3(url: str, given: Mapping[str, str]) -> Backend:
+    """What is not ``given`` the library takes from the environment or the machine's role."""
+    from obstore.store import S3Store
+
+    # The library does not look for this one where it is given any other option of its client.
+    http = given.get(_ALLOW_HTTP) or os.environ.get(_ALLOW_HTTP, "")
+    client: ClientConfig = {**_CLIENT, "allow_http": http.lower() in ("1", "true")}
+    config = {name: value for name, value in given.items() if name != _ALLOW_HTTP}
+    # A bucket with a default retention takes nothing without a checksum.
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+    config["AWS_CHECKSUM_ALGORITHM"] = "SHA256"
+    return S3Store.from_url(url, config=config, client_options=client, retry_config=_RETRY)
+
+
+def _credentials() -> Mapping[str, str]:
+    """What the named file says, which counts more than the environment; nothing where none is named."""
+    if not (named := os.environ.get(CREDENTIALS)):
+        return {}
+    file = Path(named)
+    try:
+        with file.open(encoding="utf-8") as opened:
+            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+                raise UnusableCredentials(file, "others may read or write it")
+            lines = [line.strip() for line in opened]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UnusableCredentials(file, getattr(exc, "strerror", None) or type(exc).__name__) from None
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    if any(name not in _IN_FILE or not value for name, _, value in pairs):
+        raise UnusableCredentials(file, f"a line is not NAME=value with one of {', '.join(sorted(_IN_FILE))}")
+    return {name: value for name, _, value in pairs}
 
 
 def local_objects(folder: Path) -> ObjectStore:

@@ -8,11 +8,7 @@ Vault is licensed under the Business Source License; the platform neither contai
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import secrets
-import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,9 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from dr_platform.clock import SystemClock
-from dr_platform.databases.embedded.cache import EngineCache, Workshop
-from dr_platform.databases.embedded.ferretdb_build import find_go
+from tests.go_program import GoProgram, free_port, wait_until
 
 VERSION = "v1.21.1"
 # A module that depends on Vault does not inherit Vault's own replacements, so they are repeated.
@@ -47,45 +41,9 @@ replace github.com/99designs/keyring => github.com/Jeffail/keyring v1.2.3
 
 replace github.com/ma314smith/signedxml v1.1.1 => github.com/moov-io/signedxml v1.1.1
 """
-START_S = 30.0
-
-
-def _digest() -> str:
-    return hashlib.sha256(GO_MOD.encode()).hexdigest()
-
-
-def vault_program() -> Path | None:
-    """The program, or ``None`` where this machine has none and none was built."""
-    if configured := os.environ.get("DRP_TEST_VAULT"):
-        return Path(configured)
-    built = EngineCache().folder("vault", _digest()) / "vault"
-    if built.exists():
-        return built
-    found = shutil.which("vault")
-    return Path(found) if found else None
-
-
-def build_vault() -> Path:
-    folder = EngineCache().ensure("Vault", "vault", _digest(), _build, print, wait_s=3600)
-    return folder / "vault"
-
-
-def _build(workshop: Workshop) -> None:
-    go = find_go(workshop.scratch)
-    environment = {**go.environment(workshop.scratch), "GOFLAGS": "-modcacherw -buildvcs=false -mod=mod"}
-    sources = workshop.scratch / "sources"
-    sources.mkdir(exist_ok=True)
-    (sources / "go.mod").write_text(GO_MOD)
-    command = [str(go.program), "build", "-v", "-trimpath", "-tags", "minimal", "-ldflags=-s -w"]
-    output = workshop.scratch / "output.log"
-    workshop.run(
-        [*command, "-o", str(workshop.draft / "vault"), "github.com/hashicorp/vault"],
-        f"Vault {VERSION}: building",
-        environment=environment,
-        directory=sources,
-        limit_s=3600.0,
-        detail=lambda: f", {len(output.read_bytes().splitlines())} steps",
-    )
+VAULT = GoProgram(
+    "Vault", "vault", "github.com/hashicorp/vault", GO_MOD, "DRP_TEST_VAULT", options=("-tags", "minimal")
+)
 
 
 @dataclass(frozen=True)
@@ -103,15 +61,9 @@ class VaultServer:
         return answer.json() if answer.content else {}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def running_vault(program: Path) -> Iterator[VaultServer]:
-    server = VaultServer(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16))
+    server = VaultServer(f"http://127.0.0.1:{free_port()}", secrets.token_hex(16))
     with tempfile.TemporaryDirectory(prefix="drp-vault-") as home:
         environment = {
             "PATH": "/usr/bin:/bin",
@@ -123,24 +75,21 @@ def running_vault(program: Path) -> Iterator[VaultServer]:
         with (Path(home) / "log").open("wb") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            _wait_until_it_answers(server, process)
+            wait_until(lambda: _answers(server), process, "Vault")
             yield server
         finally:
             process.terminate()
             process.wait(timeout=20)
 
 
-def _wait_until_it_answers(server: VaultServer, process: subprocess.Popen[bytes]) -> None:
-    clock = SystemClock()
-    deadline = clock.monotonic() + START_S
-    while clock.monotonic() < deadline and process.poll() is None:
-        # The address answers before the key-value store is mounted.
-        with contextlib.suppress(httpx.HTTPError):
-            server.call("GET", "secret/config")
-            return
-        clock.sleep(0.1)
-    raise RuntimeError(f"Vault did not start, exit code {process.poll()}")
+def _answers(server: VaultServer) -> bool:
+    """The address answers before the key-value store is mounted."""
+    try:
+        server.call("GET", "secret/config")
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    print(build_vault())
+    print(VAULT.built())

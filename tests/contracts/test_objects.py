@@ -1,11 +1,16 @@
-"""One suite over the object stores that need no network: a folder and memory."""
+"""One suite over the object stores that need no server: a folder and memory. ``test_objects_s3`` has one."""
 
 from __future__ import annotations
 
 import stat
+import threading
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +23,7 @@ from dr_platform.objects import (
     ObjectStore,
     ObjectsUnavailable,
     UnsupportedStore,
+    UnusableCredentials,
     local_objects,
     open_objects,
 )
@@ -146,17 +152,81 @@ def test_a_url_of_another_kind_is_refused_and_not_quoted(url: str) -> None:
     assert "pass" not in str(caught.value)
 
 
-def test_a_bucket_that_cannot_be_reached_is_an_outage_and_not_a_missing_object(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def sign_in(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     for name, value in {
-        "AWS_ENDPOINT": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "id",
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "do-not-show", "AWS_REGION": "none",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+
+
+def test_a_bucket_that_cannot_be_reached_is_an_outage_and_not_a_missing_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sign_in(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(ObjectsUnavailable) as caught:
         open_objects("s3://bucket/prefix").head(KEY)
     assert "do-not-show" not in f"{caught.value!r} {caught.value}"
+
+
+class NothingFound(BaseHTTPRequestHandler):
+    """As S3 answers for a bucket that does not exist."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_HEAD(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.asked.append((self.command, self.headers.get("x-amz-checksum-sha256")))
+        self.send_response(404)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    do_GET = do_PUT = do_POST = do_HEAD  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the console."""
+
+
+def test_a_bucket_that_does_not_exist_is_an_outage_and_every_object_goes_with_a_checksum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    NothingFound.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), NothingFound) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            sign_in(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+            store = open_objects("s3://bucket/prefix")
+            for ask in (store.get, store.head, store.delete, lambda key: store.put(key, b"")):
+                with pytest.raises(ObjectsUnavailable, match="no such bucket"):
+                    ask(KEY)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert ("PUT", b64encode(sha256(b"").digest()).decode()) in NothingFound.asked
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "why"),
+    [
+        pytest.param(None, 0, "No such file", id="none"),
+        pytest.param("AWS_SECRET_ACCESS_KEY=do-not-show", 0o640, "others may read", id="exposed"),
+        pytest.param("AWS_SECRET_ACCESS_KEY do-not-show", 0o600, "a line is not NAME=value", id="no pair"),
+        pytest.param("do-not-show=x", 0o600, "a line is not NAME=value", id="another name"),
+    ],
+)
+def test_a_file_of_credentials_that_cannot_be_used_is_refused_and_not_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, mode: int, why: str
+) -> None:
+    file = tmp_path / "s3.env"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    monkeypatch.setenv("DRP_S3_CREDENTIALS", str(file))
+    with pytest.raises(UnusableCredentials, match=why) as caught:
+        open_objects("s3://bucket/prefix")
+    assert "do-not-show" not in f"{caught.value!r} {caught.value}"
+    open_objects("memory://")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,14 +17,14 @@ from dr_platform.identity import new_id
 from dr_platform.secrets.port import SecretStore, SecretsUnavailable
 from dr_platform.secrets.vault import KubernetesLogin, NoVaultLogin, SecretsForbidden, TokenLogin, VaultSecretStore
 from tests.contracts.secrets import CATEGORY, FIRST, NAME, SECOND, SecretStoreContract
-from tests.vault_server import VaultServer, running_vault, vault_program
+from tests.vault_server import VAULT, VaultServer, running_vault
 
 TOKEN = "not-to-be-shown"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[VaultServer]:
-    program = vault_program()
+    program = VAULT.path()
     if program is None:
         pytest.fail("no Vault on this machine: run `python -m tests.vault_server` or set DRP_TEST_VAULT")
     with running_vault(program) as server:
@@ -90,7 +90,7 @@ class TestVaultSecretStore(SecretStoreContract):
 
 @pytest.mark.vault
 def test_a_sealed_vault_is_an_outage() -> None:
-    program = vault_program()
+    program = VAULT.path()
     assert program is not None
     with running_vault(program) as server:
         store = VaultSecretStore(server.address, TokenLogin(server.token), prefix="platform")
