@@ -18,6 +18,8 @@ from dr_platform.runtime.local.programs import Program
 from dr_platform.state import StateDirectory, locate_state
 
 ROOT = Path(__file__).parents[1]
+_PORTS = range(27100, 30580)
+_PROCESSES = 6
 
 
 @contextlib.contextmanager
@@ -88,7 +90,10 @@ def running(program: Program, state: StateDirectory) -> Iterator[Running]:
 def free_port() -> int:
     """Two free ports in a row; the lower one. Above the documented ports and apart from those of other
     tests, below those that the kernel gives to outgoing connections, which may take one at any moment."""
-    for port in range(27100 + os.getpid() % 150 * 10, 30600, 10):
+    # Each test process has ports of its own: what is free now may be another's before its server has taken it.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = _PORTS.start + worker % _PROCESSES * (len(_PORTS) // _PROCESSES)
+    for port in (*range(first, _PORTS.stop, 10), *range(_PORTS.start, first, 10)):
         with contextlib.ExitStack() as held:
             try:
                 for number in (port, port + 1):

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.snap import snapshot_from_execution_plan
+from dagster_postgres import PostgresEventLogStorage
 
 from dr_platform.definitions import build_definitions
 from dr_platform.health import looks
@@ -117,7 +118,7 @@ def started(
 
 
 def test_configuration_of_the_instance_is_what_dagster_accepts_and_uses(instance: dg.DagsterInstance) -> None:
-    assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+    assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
     assert type(instance.run_coordinator).__name__ == "QueuedRunCoordinator"
     assert instance.run_monitoring_enabled
     assert instance.telemetry_enabled is False
