@@ -81,7 +81,7 @@ demo-delivery: $(VENV)/run ## Watch a good release promoted, and a bad one caugh
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not e2e and not install and not vault and not s3 and not monitoring" -n 2 --dist loadfile
+	@$(PYTEST) -m "not e2e and not install and not vault and not s3 and not monitoring" -n 3 --dist loadfile
 	@$(PYTEST) -m e2e
 
 # What runs is validated by suites of checks; what they find stands in Dagster's UI as well.

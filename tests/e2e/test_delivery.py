@@ -54,7 +54,7 @@ def test_a_bad_version_is_reverted_by_itself_and_leaves_an_incident(platform: Co
 
 
 class Caller:
-    """Somebody who asks a service all the time from outside: every status with what it said about coming back."""
+    """Somebody who asks an address all the time: every status, with what it said about coming back."""
 
     def __init__(self, url: str) -> None:
         self.answers: list[tuple[int, str | None]] = []
@@ -78,21 +78,25 @@ class Caller:
                 self.answers.append((refused.code, refused.headers["Retry-After"]))
 
 
-def test_an_emergency_closes_the_service_goes_back_opens_it_and_waits_for_the_signed_assessment(
+def test_an_emergency_closes_the_service_goes_back_opens_it_and_ends_with_the_signed_assessment(
     platform: Command,
 ) -> None:
     before = shown(platform)["stable"]
     assert platform.json("deploy", SERVICE, "--version", "7.2.0", "--strategy", "blue-green")["outcome"] == "promoted"
     address = next(s["address"] for s in platform.json("status")["services"] if s["name"] == SERVICE)
-    with Caller(f"{address}/health") as caller:
-        handled = platform.json("emergency", SERVICE, "--security", "--reason", "a test of the procedure")
-        await_true("it answers again", lambda: caller.answers[-1][0] == 200, 20)
-    assert {status for status, _ in caller.answers} == {200, 503}
-    assert {after for status, after in caller.answers if status == 503} == {"1800"}
+    call = ("emergency", SERVICE, "--security", "--reason", "a test of the procedure")
+    with Caller(f"{address}/no-such-page") as caller:
+        handled = platform.json(*call)
+        await_true("it answers again", lambda: caller.answers[-1] == (404, None), 20)
+    assert set(caller.answers) == {(404, None), (503, "1800")}
     steps = {step["step"]: step["result"] for step in handled["steps"]}
     assert "went back" in steps["mitigate"]
     assert "open again" in steps["maintenance-off"]
     assert shown(platform)["stable"] == before
-    assert handled["status"] != "resolved", "only a person can assess a breach"
-    assert handled["waits"]
-    assert "164.4" in platform.ok("incident", "show", handled["incident"], "--markdown")
+    assert (handled["status"], "164.402" in handled["waits"]) == ("mitigated", True), (
+        "a breach is for a person to judge"
+    )
+    factors = ("--nature", "none", "--person", "nobody", "--acquired", "nothing", "--mitigation", "it went back")
+    platform.ok("incident", "assess", handled["incident"], "--conclusion", "low_probability", *factors)
+    ended = platform.json(*call)
+    assert (ended["incident"], ended["status"], ended["waits"]) == (handled["incident"], "resolved", None)
