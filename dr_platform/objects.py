@@ -211,9 +211,11 @@ class _Remote(_Backed):
     that is there."""
 
     def _missing(self, key: str) -> PlatformError:
-        try:
-            list(self.list(key))
-        except ObjectsUnavailable:
+        from obstore.exceptions import BaseError
+
+        try:  # past ``list``, which asks here what "not found" means
+            next(iter(self._backend.list(key or None)), None)
+        except (BaseError, OSError):
             return ObjectsUnavailable(self._shown, "there is no such bucket, or it may not be listed")
         return super()._missing(key)
 
