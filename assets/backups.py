@@ -10,7 +10,7 @@ from dr_platform.backups.policy import BackupPolicy, read_policies
 from dr_platform.catalog import Database
 from dr_platform.platform import Platform
 from dr_platform.recovery import LAYER
-from dr_platform.resources import ACTOR_TAG, BACKUP_SLOTS, carried_out, materialized
+from dr_platform.resources import ACTOR_TAG, BACKUP_SLOTS, REASON_TAG, carried_out, materialized
 
 
 def backup_assets(platform: Platform) -> list[dg.AssetsDefinition]:
@@ -38,13 +38,14 @@ def _backup(platform: Platform, database: Database, policy: BackupPolicy) -> dg.
         pool=f"backup_{name.replace('-', '_')}",
         config_schema={
             "kind": dg.Field(str, default_value="", description="What it is made of; else for disaster recovery."),
-            "reason": dg.Field(str, default_value="on demand", description="Why, for the record."),
+            "reason": dg.Field(str, default_value="", description="Why, for the record; else as the run's tag says."),
         },
     )
     def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        asked, actor = context.op_execution_context.op_config, context.run.tags.get(ACTOR_TAG, "job:backup")
+        asked, tags = context.op_execution_context.op_config, context.run.tags
+        reason, actor = asked["reason"] or tags.get(REASON_TAG, "on demand"), tags.get(ACTOR_TAG, "job:backup")
         desk = BackupDesk(platform, context.log.info)
-        take = lambda: desk.take(name, kind_of(name, asked["kind"]), asked["reason"], actor)  # noqa: E731 - once
+        take = lambda: desk.take(name, kind_of(name, asked["kind"]), reason, actor)  # noqa: E731 - once
         return materialized(BackupOutcome(carried_out(take)))
 
     return backup

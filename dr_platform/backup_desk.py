@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from dr_platform import schema_record
 from dr_platform.approvals import Allowed, Quorum, judge
 from dr_platform.backup_store import bucket_of, policy_of
+from dr_platform.backup_upkeep import Wanted
 from dr_platform.backups import restore as restoring
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.catalogue import Catalogue, Listing, Record
@@ -153,6 +154,29 @@ def postgres_engine(platform: Platform, entry: Database) -> PostgresBackups:
 
     admin = read_login(entry.name, "admin", platform.secrets)
     return postgres_backups(entry.name, platform.endpoint(entry), admin, Site(platform.state), platform.clock)
+
+
+def wanted_backups(platform: Platform) -> tuple[Wanted, ...]:
+    """What every database is promised, and what it has. None in an environment that is removed as a whole: what
+    is in it can be made again."""
+    if platform.environment.ephemeral:
+        return ()
+    desk = BackupDesk(platform)
+    found = []
+    for name in platform.catalog.databases:
+        policy, newest = desk.policy(name), desk.listing(name).newest_verified()
+        rpo = timedelta(seconds=policy.rpo)
+        found.append(Wanted(name, policy.tier, rpo, newest.created_at if newest else None))
+    return tuple(found)
+
+
+BACKUP_JOB = "backups"
+"""The job of the graph that takes backups of several databases."""
+
+
+def slot_of(at: datetime) -> str:
+    """The partition of the assets of backups that a backup of this moment belongs to: its day in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d}"
 
 
 def kind_of(database: str, text: str) -> Kind | None:

@@ -79,12 +79,13 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts over all assets and checks of the code location, by their newest result."""
+    """Counts over all assets and checks of the code location, by their newest result. ``failing`` names the checks
+    that are not good, as ``layer/name check``."""
 
     materialized: int
     failed: int
     checks_passed: int
-    checks_failed: int
+    failing: tuple[str, ...]
 
 
 class DagsterClient:
@@ -113,10 +114,13 @@ class DagsterClient:
         message = str(loaded.get("message") or answer.get("message") or "the code location is not there yet")
         return message.strip().splitlines()[0][:300]
 
-    def launch_job(self, job: str, selection: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Queue a run and return its id. ``selection`` is an asset or a layer, with the checks that the
-        job has for it. A code location that is being started anew is waited for."""
-        return self._queue(job, self._assets(selection) if selection is not None else {}, tags or {})
+    def launch_job(
+        self, job: str, *selection: str, tags: Mapping[str, str] | None = None, partition: str | None = None
+    ) -> str:
+        """Queue a run and return its id. ``selection`` names assets or layers, with the checks that the
+        job has for them; all of the job without it. A code location that is being started anew is waited for."""
+        slot = {} if partition is None else {"dagster/partition": partition}
+        return self._queue(job, self._assets(selection) if selection else {}, {**(tags or {}), **slot})
 
     def launch_checks(self, checks: Iterable[tuple[str, str]], tags: Mapping[str, str] | None = None) -> str:
         """Queue a run of these checks, each an asset's path and a name, and of nothing else."""
@@ -151,13 +155,16 @@ class DagsterClient:
             return CodeLocationAway(self._url, "its code location is away")
         return DagsterRefused(message.strip().splitlines()[0][:300] if message.strip() else "without a reason")
 
-    def _assets(self, selection: str) -> dict[str, Any]:
+    def _assets(self, selection: Iterable[str]) -> dict[str, Any]:
         nodes = self._patiently(lambda: self._ask(_NODES), CodeLocationAway)["assetNodes"]
         paths = [n["assetKey"]["path"] for n in nodes]
-        wanted = selection.strip("/").split("/")
-        chosen = [{"path": path} for path in paths if path[: len(wanted)] == wanted]
-        if not chosen:
-            raise UnknownSelection(selection, tuple(sorted({path[0] for path in paths})))
+        chosen = []
+        for each in selection:
+            wanted = each.strip("/").split("/")
+            found = [{"path": path} for path in paths if path[: len(wanted)] == wanted]
+            if not found:
+                raise UnknownSelection(each, tuple(sorted({path[0] for path in paths})))
+            chosen += found
         return {"assetSelection": chosen}
 
     def follow(self, run_id: str) -> Iterator[RunEvent]:
@@ -203,18 +210,13 @@ class DagsterClient:
         nodes = self._ask(_NODES)["assetNodes"]
         paths = [{"path": n["assetKey"]["path"]} for n in nodes]
         infos = self._ask(_LATEST, {"keys": paths})["assetsLatestInfo"]
-        states = list(self._newest_answers(nodes).values())
+        answers = self._newest_answers(nodes)
         return Summary(
             materialized=sum(i["latestMaterialization"] is not None for i in infos),
             failed=sum(_failed_last(i) for i in infos),
-            checks_passed=sum(s == "SUCCEEDED" for s in states),
-            checks_failed=sum(s in ("FAILED", "EXECUTION_FAILED") for s in states),
+            checks_passed=sum(status == "SUCCEEDED" for status in answers.values()),
+            failing=tuple(sorted(name for name, status in answers.items() if status in ("FAILED", "EXECUTION_FAILED"))),
         )
-
-    def failing_checks(self) -> tuple[str, ...]:
-        """Checks whose newest answer is not good, as ``layer/name check``."""
-        answers = self._newest_answers(self._ask(_NODES)["assetNodes"])
-        return tuple(sorted(name for name, status in answers.items() if status in ("FAILED", "EXECUTION_FAILED")))
 
     def _newest_answers(self, nodes: list[dict]) -> dict[str, str | None]:
         """The newest execution of each check, whether a run or a sensor made it."""

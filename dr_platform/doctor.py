@@ -126,9 +126,9 @@ def _dagster(platform: Platform) -> Iterator[Diagnosis]:
 
     def ui() -> Diagnosis:
         summary = client.summary()
-        found = f"{summary.materialized} assets materialised, {summary.checks_failed} checks failed"
-        good = summary.failed == 0 and summary.checks_failed == 0
-        return Diagnosis("dagster", good, found, "" if good else "`drp check` names them")
+        found = f"{summary.materialized} assets materialised, {len(summary.failing)} checks failed"
+        good = summary.failed == 0 and not summary.failing
+        return Diagnosis("dagster", good, found, "" if good else "`drp status` names them")
 
     def automation() -> Diagnosis:
         stopped = client.stopped_automation()

@@ -16,6 +16,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from dr_platform.aftercare import Called, WentBack
 from dr_platform.analysis import ENTRY, Analysis
+from dr_platform.backup_desk import slot_of
 from dr_platform.delivery import figures
 from dr_platform.emergency import Handled
 from dr_platform.errors import PlatformError, TemporaryFailure
@@ -47,6 +48,8 @@ PROMOTE_OP = "promote_release"
 INTAKE_TAG = "dr-platform/intake"
 ACTOR_TAG = "dr-platform/actor"
 """Who started the run, where somebody said so."""
+REASON_TAG = "dr-platform/reason"
+"""Why the run was started, for the record."""
 LAPSE_TAG = "dr-platform/lease-lapse"
 ANALYSED = ":analysed"
 """In the cursor of the sensor ``rollouts``, beside the names of services, none of which has a colon."""
@@ -78,9 +81,9 @@ def backup_request(
     return dg.RunRequest(
         run_key=run_key,
         job_name=job_name,
-        partition_key=BACKUP_SLOTS.get_partition_key_for_timestamp(at.timestamp()),
+        partition_key=slot_of(at),
         run_config={"ops": {f"backups__{database.replace('-', '_')}": {"config": {"kind": kind, "reason": why}}}},
-        tags={ACTOR_TAG: why if why == "schedule" else "sensor:backups", "dr-platform/reason": why},
+        tags={ACTOR_TAG: why if why == "schedule" else "sensor:backups", REASON_TAG: why},
     )
 
 

@@ -51,6 +51,8 @@ class AssetCounts:
     failed: int = 0
     checks_passed: int = 0
     checks_failed: int = 0
+    failing: tuple[str, ...] = ()
+    """The failed checks, as ``layer/name check``."""
 
 
 @dataclass(frozen=True)
@@ -147,4 +149,5 @@ def _asset_counts(platform: Platform) -> AssetCounts:
         summary = running_dagster(platform).summary()
     except PlatformError:
         return AssetCounts()
-    return AssetCounts(summary.materialized, summary.failed, summary.checks_passed, summary.checks_failed)
+    failing = summary.failing
+    return AssetCounts(summary.materialized, summary.failed, summary.checks_passed, len(failing), failing)

@@ -1,26 +1,36 @@
 """Jobs that take backups, each followed by its checks, and the one that removes what no policy keeps."""
 
+from collections.abc import Collection
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from dr_platform.backup_desk import BackupDesk
+from dr_platform.backup_desk import BACKUP_JOB, BackupDesk
 from dr_platform.platform import Platform
 from dr_platform.recovery import LAYER, recovery_looks
 from dr_platform.resources import PRUNE_JOB, backup_job_name, carried_out, selection_of
 
 
 def backup_jobs(platform: Platform) -> list[UnresolvedAssetJobDefinition]:
-    return [_backup_job(platform, name) for name in platform.catalog.databases]
+    """One for each database, and one for several together."""
+    told = "restores it where nobody sees it, and judges both"
+    return [
+        _backup_job(platform, BACKUP_JOB, platform.catalog.databases, f"Takes a backup of each database, {told}."),
+        *(
+            _backup_job(platform, backup_job_name(name), [name], f"Takes a backup of {name}, {told}.")
+            for name in platform.catalog.databases
+        ),
+    ]
 
 
-def _backup_job(platform: Platform, name: str) -> UnresolvedAssetJobDefinition:
-    asset = dg.AssetSelection.assets(dg.AssetKey([LAYER, name])).without_checks()
-    checks = selection_of(look for look in recovery_looks(platform) if look.asset == (LAYER, name))
+def _backup_job(
+    platform: Platform, job: str, databases: Collection[str], description: str
+) -> UnresolvedAssetJobDefinition:
+    keys = [(LAYER, name) for name in databases]
+    made = dg.AssetSelection.assets(*(dg.AssetKey(key) for key in keys)).without_checks()
+    checks = selection_of(look for look in recovery_looks(platform) if look.asset in keys)
     return dg.define_asset_job(
-        backup_job_name(name),
-        selection=asset | checks,
-        description=f"Takes a backup of {name}, restores it where nobody sees it, and judges both.",
-        executor_def=dg.in_process_executor,
+        job, selection=made | checks, description=description, executor_def=dg.in_process_executor
     )
 
 

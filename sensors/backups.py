@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from dr_platform.backup_desk import BackupDesk
-from dr_platform.backup_upkeep import Waiting, Wanted, upkeep
+from dr_platform.backup_desk import wanted_backups
+from dr_platform.backup_upkeep import Waiting, upkeep
 from dr_platform.platform import Platform
 from dr_platform.resources import answering, backup_job_name, backup_request
 
@@ -24,7 +24,7 @@ def backups_sensor(platform: Platform, jobs: Sequence[UnresolvedAssetJobDefiniti
     @answering
     def backups(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = platform.clock.now()
-        chosen, waiting = upkeep(_wanted(platform), _read(context.cursor), now)
+        chosen, waiting = upkeep(wanted_backups(platform), _read(context.cursor), now)
         cursor = _written(waiting)
         if chosen is None:
             return dg.SensorResult(cursor=cursor, skip_reason=f"{len(waiting)} overdue, none to be asked for now")
@@ -33,19 +33,6 @@ def backups_sensor(platform: Platform, jobs: Sequence[UnresolvedAssetJobDefiniti
         return dg.SensorResult(run_requests=[asked], cursor=cursor)
 
     return backups
-
-
-def _wanted(platform: Platform) -> tuple[Wanted, ...]:
-    """None in an environment that is removed as a whole: what is in it can be made again."""
-    if platform.environment.ephemeral:
-        return ()
-    desk = BackupDesk(platform)
-    found = []
-    for name in platform.catalog.databases:
-        policy, newest = desk.policy(name), desk.listing(name).newest_verified()
-        rpo = timedelta(seconds=policy.rpo)
-        found.append(Wanted(name, policy.tier, rpo, newest.created_at if newest else None))
-    return tuple(found)
 
 
 def _written(waiting: Mapping[str, Waiting]) -> str:

@@ -71,6 +71,7 @@ from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import Login
 from dr_platform.databases.cql import CqlDatabase
+from dr_platform.databases.embedded.cql import UNKEPT
 from dr_platform.databases.port import Endpoint
 from dr_platform.identity import new_id
 
@@ -160,7 +161,8 @@ class CqlBackups:
             yield CqlRestoration(self, "a scratch server", lambda: self._scratch(held), least_s=_COMPARED_FOR_S)
 
     def _scratch(self, held: contextlib.ExitStack) -> CqlDatabase:
-        server = held.enter_context(scratch_server(self.source.database, self.base, self.clock))
+        unkept = {"JDK_JAVA_OPTIONS": " ".join(UNKEPT)}
+        server = held.enter_context(scratch_server(self.source.database, self.base, self.clock, environment=unkept))
         target = held.enter_context(_connected(Source(self.source.database, server.endpoint, server.login)))
         # It is thrown away after the proof, so no write has to reach its log first.
         _change(target, f"ALTER KEYSPACE {quoted(target.endpoint.database)} WITH durable_writes = false")

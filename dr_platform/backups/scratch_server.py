@@ -14,9 +14,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from dr_platform.backups.source import RestoreFailed
 from dr_platform.catalog import Database
@@ -118,9 +119,11 @@ def scratch_server(
     *,
     fill: Callable[[Path], None] = lambda _: None,
     options: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[ScratchServer]:
     """A server of the database's engine on loopback, with credentials of its own. ``fill`` puts files into
-    its data folder before it starts, ``options`` are further words of its command.
+    its data folder before it starts, ``options`` are further words of its command, ``environment`` further
+    variables.
 
     Raises ``RestoreFailed`` where it ends at once, ``EngineUnavailable``, ``ServerNotReady``.
     """
@@ -133,7 +136,9 @@ def scratch_server(
         data = state.data / database.name
         fill(data)
         program = server.program()
-        with _running(replace(program, argv=(*program.argv, *options)), state) as process:
+        variables = {**program.environment, **environment}
+        words = (*program.argv, *options)
+        with _running(replace(program, argv=words, environment=variables), state) as process:
             _await_start(server, process, clock)
             yield ScratchServer(server.endpoint(), read_login(database.name, "admin", secrets), data)
 

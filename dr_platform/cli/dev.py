@@ -39,4 +39,4 @@ def _reload(choice: Choice) -> None:
     put_orchestrator(platform)
     client = DagsterClient(urls(platform)["dagster"])
     client.wait_until_ready(60.0)
-    follow(client, client.launch_job("bring_up", selection="services"))
+    follow(client, client.launch_job("bring_up", "services"))

@@ -34,6 +34,10 @@ class RunResult:
     results: tuple[Result, ...] = ()
     """Of checks, in the order of their answers."""
 
+    @property
+    def good(self) -> bool:
+        return self.succeeded and not self.failed
+
 
 @dataclass
 class _Board:

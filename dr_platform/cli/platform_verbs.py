@@ -19,10 +19,15 @@ from dr_platform.platform import Platform
 from dr_platform.suites import Result
 
 if TYPE_CHECKING:
+    from dr_platform.dagster_client import DagsterClient
     from dr_platform.status import Status
 
 TRAFFIC_RATE = 4.0
 """Requests a second: enough for each service to be seen several times a minute, 2 % of one core."""
+
+
+_NAMED = 20
+"""So many failed checks are named; more than that have one cause."""
 
 
 def up(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -38,16 +43,32 @@ def up(context: typer.Context, as_json: JsonOption = False) -> None:
     client.wait_until_ready(120.0)
     say("dagster: answers")
     run_id = client.launch_job("bring_up", tags={"dr-platform/actor": current_actor()})
-    result = follow(client, run_id)
+    last, result = run_id, follow(client, run_id)
     start_traffic(platform)
+    if result.good and (backups := launch_first_backups(platform, client)) is not None:
+        last, result = backups, follow(client, backups)
     status = collect(platform)
     if as_json:
         print_json(status.as_json() | {"run_id": run_id, "duration_s": round(platform.clock.monotonic() - started, 1)})
     else:
         show_status(status)
         console.print(f"up in {platform.clock.monotonic() - started:.0f} s; run {status.urls['dagster']}/runs/{run_id}")
-    if not result.succeeded or result.failed:
-        raise RunFailed(run_id, result.failures, status.urls["dagster"])
+    if not result.good:
+        raise RunFailed(last, result.failures, status.urls["dagster"])
+
+
+def launch_first_backups(platform: Platform, client: DagsterClient) -> str | None:
+    """A run that takes a backup of every database that has none, or ``None`` where all have one. Whatever becomes
+    due later is for schedules and sensors."""
+    from dr_platform.backup_desk import BACKUP_JOB, slot_of, wanted_backups
+    from dr_platform.recovery import LAYER
+
+    missing = [f"{LAYER}/{each.name}" for each in wanted_backups(platform) if each.newest is None]
+    if not missing:
+        return None
+    say(f"first backups: {len(missing)} databases have none; each is proved by a restore")
+    tags = {"dr-platform/actor": current_actor(), "dr-platform/reason": "first"}
+    return client.launch_job(BACKUP_JOB, *missing, tags=tags, partition=slot_of(platform.clock.now()))
 
 
 def start_traffic(platform: Platform) -> None:
@@ -123,6 +144,10 @@ def show_status(found: Status) -> None:
         f"assets: {assets.materialized} materialised, {assets.failed} failed; "
         f"checks: {assets.checks_passed} passed, {assets.checks_failed} failed"
     )
+    for each in assets.failing[:_NAMED]:
+        console.print(f"  [red]failed[/] {escape(each)}")
+    if (more := len(assets.failing) - _NAMED) > 0:
+        console.print(f"  and {more} more: `drp status --json`")
     for name, url in found.urls.items():
         console.print(f"{name}: {url}")
 
@@ -191,11 +216,11 @@ def materialize(
 
     platform = platform_of(context)
     client = running_dagster(platform)
-    run_id = client.launch_job("bring_up", selection=selection, tags={"dr-platform/actor": current_actor()})
+    run_id = client.launch_job("bring_up", selection, tags={"dr-platform/actor": current_actor()})
     result = follow(client, run_id)
     ui = urls(platform)["dagster"]
     console.print(f"{result.passed} checks passed, {result.failed} failed; {ui}/runs/{run_id}")
-    if not result.succeeded or result.failed:
+    if not result.good:
         raise RunFailed(run_id, result.failures, ui)
 
 

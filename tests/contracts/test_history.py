@@ -195,6 +195,22 @@ def test_a_trail_tells_when_the_newest_attempt_ended_and_how_many_there_were(
     assert History(instance).trails((TARGET,), now + 2 * HOUR, HOUR)[TARGET].recent == 0
 
 
+def test_hourly_checks_wait_while_the_platform_is_brought_up(
+    instance: dg.DagsterInstance, definitions: dg.Definitions
+) -> None:
+    schedule = definitions.resolve_schedule_def("hourly_checks")
+
+    def asked() -> int:
+        context = dg.build_schedule_context(instance, scheduled_execution_time=datetime.now(UTC))
+        return len(schedule.evaluate_tick(context).run_requests or [])
+
+    assert asked() == 1
+    run = started(instance, definitions, "bring_up")
+    assert asked() == 0
+    instance.report_run_canceled(run)
+    assert asked() == 1
+
+
 def test_old_runs_are_removed_and_what_may_still_work_is_not(
     instance: dg.DagsterInstance, definitions: dg.Definitions
 ) -> None:
