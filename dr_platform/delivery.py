@@ -131,6 +131,9 @@ def rollback(
     replicas = platform.workload(name).replicas
     steps = rollback_steps(IMMEDIATE_WEIGHTS, replicas) if pace == "immediate" else canary(GRADUAL_WEIGHTS, replicas, 0)
     strategy = strategy_of(platform, name)
+    if strategy is Strategy.RECREATE and record.warm is not None and record.warm.placement.revision == target.revision:
+        # It was deployed beside its successor and still runs: traffic goes back without a moment of nobody.
+        strategy = Strategy.BLUE_GREEN
     return Intent(
         id=intent_id or new_id("ro"),
         kind="rollback",

@@ -26,7 +26,7 @@ from dr_platform.remedy import _rolling
 from dr_platform.resources import LAPSE_TAG
 from dr_platform.rollout import record as records
 from dr_platform.rollout.controller import LEASE, LEASE_TTL, Controller
-from dr_platform.rollout.record import Outcome, Placement, Record
+from dr_platform.rollout.record import Intent, Outcome, Placement, Record
 from dr_platform.rollout.requests import ask, steer
 from dr_platform.rollout.takeover import OFFER_EVERY_S, Earlier, Start, Wait, stand_in, unattended
 from dr_platform.rollout.takeover import decide as decide_takeover
@@ -79,8 +79,11 @@ class Stage:
             self.controller.tick()
             self.clock.sleep(1)
 
-    def deploy(self, version: str, name: str = NAME) -> Outcome:
-        intent = delivery.deployment(self.platform, name, version, requested_by="somebody")
+    def deploy(self, version: str, name: str = NAME, strategy: Strategy | None = None) -> Outcome:
+        intent = delivery.deployment(self.platform, name, version, requested_by="somebody", strategy=strategy)
+        return self.follow(intent, name)
+
+    def follow(self, intent: Intent, name: str = NAME) -> Outcome:
         ask(self.runtime, name, intent)
         for _ in range(900):
             self.look(1)
@@ -636,3 +639,17 @@ def test_open_incidents_are_shown_when_one_changes_and_fail_a_check_until_they_a
     assert checks == {"healthy": True, "assessed": False}
     assert ledger_verdict(stage.platform).measurements["assessments_pending"] == 1
     assert incident.id in assessments_verdict(stage.platform).why
+
+
+@pytest.mark.parametrize(("chosen", "back"), [("blue-green", "blue-green"), ("recreate", "recreate")])
+def test_where_versions_are_recreated_one_that_still_runs_is_gone_back_to_by_traffic_alone(
+    stage: Stage, chosen: str, back: str
+) -> None:
+    strategies = (Strategy.RECREATE, Strategy.BLUE_GREEN)
+    stage.platform.environment = stage.platform.environment.model_copy(update={"strategies": strategies})
+    assert stage.deploy("2.0.0", strategy=Strategy(chosen)).result == "promoted"
+    asked = delivery.rollback(stage.platform, NAME, requested_by="somebody")
+    assert (asked.strategy, asked.revision.version) == (Strategy(back), "1.0.0")
+    ended = stage.follow(asked)
+    assert (ended.result, ended.strategy) == ("rolled_back", Strategy(back))
+    assert stage.runtime.observe(NAME).weights.green == 0
