@@ -19,6 +19,9 @@ CheckName = tuple[str, str, str]
 """Layer and name of an asset, and the name of its check."""
 
 REPEAT = timedelta(minutes=15)
+RECHECK = timedelta(minutes=2)
+"""How long an answer stands that is not good and that the hourly schedule alone would correct: a short failure at its
+minute must not stay red for an hour."""
 SENSOR_BUDGET_S = 8.0
 """A tick must end before the next one is due, even if nothing answers."""
 RUN_BUDGET_S = 120.0
@@ -54,19 +57,35 @@ class Written:
     broken: bool = False
 
 
-def due(looks: Iterable[Look], written: Mapping[CheckName, Written]) -> list[Look]:
-    """What a sensor looks at now, health first: what is cheap, and what a run left without an
-    answer. What a run is about to answer is left to it: an entry of ours would hide the run's own. Load
-    is never put on by a sensor."""
+def due(
+    looks: Iterable[Look], written: Mapping[CheckName, Written], now: datetime, again: Mapping[CheckName, datetime]
+) -> list[Look]:
+    """What a sensor looks at now, health first: what is cheap, what a run left without an answer, and what was
+    not good some time ago, unless it was looked at ``again`` since. What a run is about to answer is left to it: an
+    entry of ours would hide the run's own. Load is never put on by a sensor."""
     free = [look for look in looks if (known := written.get(name_of(look))) is None or not known.promised]
     cheap = [look for look in free if is_cadenced(look)]
     costly = [look for look in free if not is_cadenced(look) and look.cost is not Cost.LOAD]
-    costly = [look for look in costly if _is_broken(written.get(name_of(look)))]
+    costly = [look for look in costly if _is_doubtful(look, written, now, again)]
     return sorted([*cheap, *costly[:COSTLY_AT_ONCE]], key=lambda look: look.check != "healthy")
 
 
-def _is_broken(entry: Written | None) -> bool:
-    return entry is not None and entry.broken
+def _is_doubtful(
+    look: Look, written: Mapping[CheckName, Written], now: datetime, again: Mapping[CheckName, datetime]
+) -> bool:
+    name = name_of(look)
+    if (entry := written.get(name)) is None or entry.broken or entry.passed:
+        return entry is not None and entry.broken
+    return now - max(entry.at, again.get(name, entry.at)) >= RECHECK
+
+
+def looked_again(
+    taken: Iterable[Look], before: Mapping[CheckName, datetime], now: datetime
+) -> Mapping[CheckName, datetime]:
+    """When costly looks were last taken, for as long as that matters. Their answers do not tell: what has not changed
+    is not written."""
+    kept = {name: at for name, at in before.items() if now - at < RECHECK}
+    return kept | {name_of(look): now for look in taken if not is_cadenced(look)}
 
 
 def look_at_all(looks: Iterable[Look], clock: Clock, within_s: float) -> list[Looked]:

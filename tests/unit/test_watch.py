@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +12,19 @@ import pytest
 from dr_platform.clock import SystemClock
 from dr_platform.look import Cost, Look
 from dr_platform.verdict import Verdict
-from dr_platform.watch import COSTLY_AT_ONCE, REPEAT, Written, due, is_cadenced, look_at_all, name_of, worth_writing
+from dr_platform.watch import (
+    COSTLY_AT_ONCE,
+    RECHECK,
+    REPEAT,
+    CheckName,
+    Written,
+    due,
+    is_cadenced,
+    look_at_all,
+    looked_again,
+    name_of,
+    worth_writing,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -54,19 +66,34 @@ def test_only_cheap_looks_are_taken_every_few_seconds(taken: Look, cadenced: boo
 
 def test_what_a_run_is_about_to_answer_is_left_to_it() -> None:
     promised = {name_of(LOOK): Written(None, NOW, promised=True)}
-    assert due([LOOK], promised) == []
+    assert due([LOOK], promised, NOW, {}) == []
 
 
 def test_what_a_run_promised_and_did_not_answer_is_looked_at_even_if_it_is_costly() -> None:
     costly = look("schema")
-    assert due([costly], {name_of(costly): Written(True, NOW)}) == []
-    assert due([costly], {name_of(costly): Written(None, NOW, broken=True)}) == [costly]
+    assert due([costly], {name_of(costly): Written(True, NOW)}, NOW, {}) == []
+    assert due([costly], {name_of(costly): Written(None, NOW, broken=True)}, NOW, {}) == [costly]
+
+
+@pytest.mark.parametrize("answer", [False, None])
+def test_what_the_schedule_found_bad_is_looked_at_again_after_a_while_and_not_each_tick(
+    answer: bool | None,
+) -> None:
+    costly, found = look("schema"), Written(answer, NOW)
+    taken = []
+    again: Mapping[CheckName, datetime] = {}
+    for second in range(0, 3 * int(RECHECK.total_seconds()) + 1, 5):
+        now = NOW + timedelta(seconds=second)
+        chosen = due([costly], {name_of(costly): found}, now, again)
+        again = looked_again(chosen, again, now)
+        taken += [now - NOW] if chosen else []
+    assert taken == [RECHECK, 2 * RECHECK, 3 * RECHECK]
 
 
 def test_no_sensor_puts_load_on_anything_even_where_a_run_left_a_check_without_an_answer() -> None:
     heavy = look(check="performance", cost=Cost.LOAD)
-    assert due([heavy], {name_of(heavy): Written(None, NOW, broken=True)}) == []
-    assert due([heavy], {}) == []
+    assert due([heavy], {name_of(heavy): Written(None, NOW, broken=True)}, NOW, {}) == []
+    assert due([heavy], {}, NOW, {}) == []
 
 
 def test_costly_looks_have_their_turn_few_at_a_time() -> None:
@@ -74,7 +101,7 @@ def test_costly_looks_have_their_turn_few_at_a_time() -> None:
     broken = {name_of(one): Written(None, NOW, broken=True) for one in costly}
     turns = []
     while broken:
-        turn = due(costly, broken)
+        turn = due(costly, broken, NOW, {})
         turns.append(len(turn))
         broken = {name: entry for name, entry in broken.items() if name not in {name_of(one) for one in turn}}
     assert turns == [COSTLY_AT_ONCE] * 3
@@ -82,7 +109,7 @@ def test_costly_looks_have_their_turn_few_at_a_time() -> None:
 
 def test_health_is_looked_at_before_anything_else() -> None:
     hipaa = look(check="hipaa")
-    assert due([hipaa, LOOK], {}) == [LOOK, hipaa]
+    assert due([hipaa, LOOK], {}, NOW, {}) == [LOOK, hipaa]
 
 
 @pytest.mark.parametrize(
