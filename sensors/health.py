@@ -20,7 +20,7 @@ def health_sensor(platform: Platform) -> dg.SensorDefinition:
         target=None,
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Probes services, databases, router, and what a schedule found bad; writes changes, and all every 15 min.",
+        description="Probes services, databases, router, and again what was bad; writes changes, and all every 15 min.",
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         written = History(context.instance).written(known)
