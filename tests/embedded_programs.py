@@ -11,9 +11,11 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dr_platform.catalog import Database, Engine
+from dr_platform.databases.embedded.cql import UNKEPT
 from dr_platform.runtime.local.programs import Program
 from dr_platform.state import StateDirectory, locate_state
 
@@ -34,6 +36,13 @@ def temporary_state() -> Iterator[StateDirectory]:
     finally:
         shutil.rmtree(base, ignore_errors=True)
         shutil.rmtree(state.run, ignore_errors=True)
+
+
+def unkept(program: Program, engine: Engine) -> Program:
+    """The same for a server that no test starts again: what it writes need not survive it."""
+    if engine is not Engine.SCYLLADB:
+        return program
+    return replace(program, environment={**program.environment, **UNKEPT})
 
 
 class Running:

@@ -34,6 +34,7 @@ from dr_platform.knowledge.seeding import seed
 from dr_platform.reference_service.access import Tokens
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from dr_platform.state import StateDirectory
+from tests.embedded_programs import unkept
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "catalog"
@@ -239,10 +240,11 @@ def databases(made: Fleet, names: Collection[str], knowledge: Collection[str] = 
 
 
 def _start_server(made: Fleet, name: str, started: list[subprocess.Popen[bytes]]) -> None:
-    server = embedded_server(made.catalog.databases[name], made.state, made.secrets)
+    entry = made.catalog.databases[name]
+    server = embedded_server(entry, made.state, made.secrets)
     server.acquire(print)
     server.prepare()
-    program = server.program()
+    program = unkept(server.program(), entry.engine)
     with (made.state.logs / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             program.argv,

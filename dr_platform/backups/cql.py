@@ -161,8 +161,7 @@ class CqlBackups:
             yield CqlRestoration(self, "a scratch server", lambda: self._scratch(held), least_s=_COMPARED_FOR_S)
 
     def _scratch(self, held: contextlib.ExitStack) -> CqlDatabase:
-        unkept = {"JDK_JAVA_OPTIONS": " ".join(UNKEPT)}
-        server = held.enter_context(scratch_server(self.source.database, self.base, self.clock, environment=unkept))
+        server = held.enter_context(scratch_server(self.source.database, self.base, self.clock, environment=UNKEPT))
         target = held.enter_context(_connected(Source(self.source.database, server.endpoint, server.login)))
         # It is thrown away after the proof, so no write has to reach its log first.
         _change(target, f"ALTER KEYSPACE {quoted(target.endpoint.database)} WITH durable_writes = false")

@@ -53,6 +53,6 @@ def running(engine: Engine, name: str, ready_s: float = 60.0) -> Iterator[Runnin
         server = embedded_server(database, state, secrets, port_offset=offset)
         server.acquire(print)
         server.prepare()
-        with embedded_programs.running(server.program(), state) as process:
+        with embedded_programs.running(embedded_programs.unkept(server.program(), engine), state) as process:
             server.initialise(ready_s)
             yield Running(database, server.endpoint(), state, secrets, process)

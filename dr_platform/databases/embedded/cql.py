@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dr_platform.catalog import Database
@@ -63,11 +64,10 @@ NODE_FLAGS = (
     "-Dcassandra.test.messagingService.nonGracefulShutdown=true",
     "-Dcassandra-foreground=true",
 )
-UNKEPT = (
-    "-Dcassandra.test.flush_local_schema_changes=false",
-    "-Dcassandra.skip_sync=true",
+UNKEPT: Mapping[str, str] = MappingProxyType(
+    {"JDK_JAVA_OPTIONS": "-Dcassandra.test.flush_local_schema_changes=false -Dcassandra.skip_sync=true"}
 )
-"""For a server whose data nobody reads after its end: what it was told need not reach the disk."""
+"""Environment of a server whose data nobody reads after its end: what it was told need not reach the disk."""
 # What Cassandra 5.0 uses of the JDK's insides (its conf/jvm17-server.options).
 EXPORTS = (
     "java.base/jdk.internal.misc",
