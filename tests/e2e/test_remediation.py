@@ -47,8 +47,13 @@ def is_ready(platform: Command, service: str) -> bool:
     return next(s["healthy"] for s in platform.json("status")["services"] if s["name"] == service)
 
 
-@pytest.fixture(autouse=True)
-def without_faults(platform: Command) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def injured(platform: Command) -> Iterator[None]:
+    """Two services that fall ill at one time: the first is well after a new start, the second never."""
+    for service, until in (("consent", ["--until-restart"]), ("emergency-access", [])):
+        version = version_of(platform, service)
+        platform.ok("fault", "inject", service, "--version", version, "--unready", *until)
+    await_true("consent is seen to be unready", lambda: not is_ready(platform, "consent"), 15)
     yield
     platform.ok("fault", "clear")
     await_true(
@@ -56,18 +61,16 @@ def without_faults(platform: Command) -> Iterator[None]:
     )
 
 
+@pytest.mark.usefixtures("injured")
 def test_what_a_new_start_heals_is_healed_by_exactly_one_materialisation(platform: Command) -> None:
-    version = version_of(platform, "consent")
-    platform.ok("fault", "inject", "consent", "--version", version, "--unready", "--until-restart")
-    await_true("consent is seen to be unready", lambda: not is_ready(platform, "consent"), 15)
     await_true("consent is ready again", lambda: is_ready(platform, "consent"), 90, every=2)
     await_true("its run has ended", lambda: remediations(platform, "services/consent") == ["SUCCESS"], 60, every=2)
     assert escalations(platform, "services/consent") == 0
 
 
+@pytest.mark.usefixtures("injured")
 def test_what_no_start_heals_uses_up_the_budget_and_calls_a_person_once(platform: Command) -> None:
-    target, version = "services/emergency-access", version_of(platform, "emergency-access")
-    platform.ok("fault", "inject", "emergency-access", "--version", version, "--unready")
+    target = "services/emergency-access"
     await_true("a person is called", lambda: escalations(platform, target) == 1, 330, every=3)
     budget = remediations(platform, target)
     assert len(budget) == ATTEMPTS
@@ -75,3 +78,4 @@ def test_what_no_start_heals_uses_up_the_budget_and_calls_a_person_once(platform
     await_true("the silence has lasted", lambda: time.monotonic() > silence_ends, 15)
     assert remediations(platform, target) == budget
     assert escalations(platform, target) == 1
+    assert remediations(platform, "services/consent") == ["SUCCESS"]
