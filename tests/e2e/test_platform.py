@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import urllib.request
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -46,20 +45,18 @@ def is_whole(platform: Command) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def whole(platform: Command) -> Iterator[None]:
-    """Each test begins with a whole platform and must leave one."""
-    await_true("the platform is whole before the test", lambda: is_whole(platform), WHOLE_AGAIN_S)
-    yield
-    await_true("the platform is whole after the test", lambda: is_whole(platform), 2 * WHOLE_AGAIN_S)
+def healthy(platform: Command) -> None:
+    """Each test begins with a healthy platform, which is what the one before must leave."""
+    await_true("all services are healthy", lambda: platform.run("health").returncode == 0, 2 * WHOLE_AGAIN_S)
 
 
 def test_up_leaves_every_asset_green(platform: Command) -> None:
+    await_true("nothing is red", lambda: platform.json("status")["assets"]["failing"] == [], 150, every=5)
     status = platform.json("status")
     assert status["environment"] == ENVIRONMENT
     assert len(status["services"]) >= 22
     assert {d["engine"] for d in status["databases"]} == {"postgresql", "mongodb", "redis", "scylladb"}
     assert status["assets"]["failed"] == 0
-    assert status["assets"]["failing"] == []
     assert status["assets"]["materialized"] >= 22 + 4 + 4
     assert status["assets"]["checks_passed"] > status["assets"]["materialized"]
 
