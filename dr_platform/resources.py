@@ -486,12 +486,17 @@ def analysis_evaluations(
 
 
 def last_words(
-    shown: Mapping[str, Look], ended: Iterable[str], checks: Iterable[dg.AssetCheckEvaluation]
+    instance: dg.DagsterInstance,
+    shown: Mapping[str, Look],
+    ended: Iterable[str],
+    checks: Iterable[dg.AssetCheckEvaluation],
 ) -> list[dg.AssetCheckEvaluation]:
-    """What was said of a version that was taken back stays in the history; the last word is about what runs."""
-    newest = {evaluation.asset_key.path[-1]: evaluation.passed for evaluation in checks}
-    spoken_ill = [service for service in ended if newest.get(service) is False]
-    verdicts = ((shown[service], shown[service].verdict()) for service in spoken_ill)
+    """What was said of a version that was taken back stays in the history; the last word is about what runs. The end
+    of a rollout and what was said of it may be seen at different moments, and in either order."""
+    said = {evaluation.asset_key.path[-1]: evaluation.passed for evaluation in checks}
+    before = History(instance).written([shown[service] for service in ended if service in shown])
+    said = {name: entry.passed for (_, name, _), entry in before.items()} | said
+    verdicts = ((shown[service], shown[service].verdict()) for service, good in said.items() if not good)
     return [check_evaluation(look, verdict) for look, verdict in verdicts if verdict.passed]
 
 

@@ -35,7 +35,7 @@ def rollouts_sensor(platform: Platform) -> dg.SensorDefinition:
         ended, analyses = ended_since(platform, told), told_since(platform, reached(told))
         events = [ended_event(service, outcome) for service, outcome in ended.items()]
         checks = analysis_evaluations(context.instance, shown, analyses)
-        last = last_words(shown, ended, checks)
+        last = last_words(context.instance, shown, ended, checks)
         newest = max((analysis.entry for analysis in analyses), default=reached(told))
         telling = {service: outcome.rollout for service, outcome in ended.items()} | {ANALYSED: str(newest)}
         return dg.SensorResult(asset_events=[*events, *checks, *last], cursor=json.dumps(told | telling))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import dagster as dg
 import pytest
 
 from dr_platform.analysis import CHECK, ENTRY, analysis_verdict
+from dr_platform.resources import ANALYSED
 from dr_platform.rollout.controller import LEASE_TTL
 from dr_platform.rollout.events import ANALYSIS
 from dr_platform.rollout.record import Event
@@ -107,6 +109,24 @@ def test_turns_are_shown_on_the_service_with_samples_thresholds_and_both_reading
     assert (found["errors.threshold"], found["errors.fired_guard"], found["fired_guard"]) == (0.05, True, True)
     assert found["errors.bad"] == found["errors.total"]
     assert stage.tick("rollouts").asset_events == []
+
+
+@pytest.mark.parametrize("first", ["the end", "the analysis"])
+def test_the_last_word_is_about_what_runs_whichever_of_end_and_analysis_is_seen_first(stage: Stage, first: str) -> None:
+    stage.traffic.error_ratio["2.0.0"] = 1.0
+    ended = stage.deploy("2.0.0")
+    stage.look(1)
+    (entry,) = (e.sequence for e in stage.platform.evidence.entries(kind=ANALYSIS))
+    if first == "the end":
+        stage.cursors["rollouts"] = json.dumps({NAME: ended.rollout})
+        told, last = shown(stage.tick("rollouts"))
+    else:
+        told, _ = shown(stage.tick("rollouts"))
+        stage.instance.report_runless_asset_event(told)  # as if it stood alone in the tick before
+        stage.cursors["rollouts"] = json.dumps({ANALYSED: str(entry)})
+        (last,) = shown(stage.tick("rollouts"))
+    assert (told.passed, last.passed) == (False, True)
+    assert "nothing of it runs any more" in str(last.description)
 
 
 def test_a_turn_is_shown_once_even_when_the_cursor_was_lost(stage: Stage) -> None:
