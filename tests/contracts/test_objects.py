@@ -229,7 +229,7 @@ def test_a_file_of_credentials_that_cannot_be_used_is_refused_and_not_quoted(
     open_objects("memory://")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(segments=st.lists(st.text(max_size=6), min_size=1, max_size=4), content=st.binary(max_size=50))
 def test_a_key_is_stored_below_the_folder_or_refused(
     tmp_path_factory: pytest.TempPathFactory, segments: list[str], content: bytes

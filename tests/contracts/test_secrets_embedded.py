@@ -274,7 +274,7 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_is_stored(root: Path) ->
     assert store.write("counter", {"count": "0"}, category="x", expected=metadata.version) == metadata.version + 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.from_regex(r"[a-z0-9]{1,8}([-_]{1,2}[a-z0-9]{1,8}){0,2}(/[a-z0-9]{1,8}){0,3}", fullmatch=True),
     fields=st.dictionaries(st.text(max_size=20), st.text(max_size=200), max_size=5),

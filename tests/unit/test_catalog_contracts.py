@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_platform.catalog import Contract
@@ -14,7 +14,6 @@ from dr_platform.catalog.fields import IN_WORDS
 
 pytestmark = pytest.mark.unit
 
-unhurried = settings(deadline=None)
 
 NUMBERS = st.integers(1, 9999)
 
@@ -34,14 +33,12 @@ def test_a_requirement_admits_a_contract_or_a_range(requirement: str, met: str, 
     assert not admits(requirement, None)
 
 
-@unhurried
 @given(NUMBERS, NUMBERS, NUMBERS)
 def test_a_range_is_both_of_its_halves(low: int, high: int, provided: int) -> None:
     both = admits(f">={low} <{high}", str(provided))
     assert both == (admits(f">={low}", str(provided)) and admits(f"<{high}", str(provided)))
 
 
-@unhurried
 @given(st.from_regex(next(p for p in IN_WORDS if ">=" in p and "<" in p), fullmatch=True), NUMBERS)
 def test_whatever_the_pattern_lets_through_is_read(requirement: str, provided: int) -> None:
     assert admits(requirement, str(provided)) in (True, False)

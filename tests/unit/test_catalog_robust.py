@@ -22,7 +22,7 @@ SECRET = "Tr0ub4dor&3!"
 FILES = sorted({next(SHIPPED.glob(kind.path_of("*"))).relative_to(SHIPPED).as_posix() for kind in KINDS})
 KNOWN_KEYS = sorted({name for kind in KINDS for name in kind.model.model_fields})
 
-brief = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+brief = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_refused_and_never_quoted(content: bytes, github:
     assert "rm -rf" not in str(found.value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=20),
@@ -192,7 +192,7 @@ def test_only_the_named_repositories_count_where_any_is_named() -> None:
     assert isinstance(decide(change(plain()), staging), Ignored)  # it does not say where it comes from
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,30}", fullmatch=True))
 def test_whatever_the_branch_only_what_the_file_names_deploys(branch: str) -> None:
     pushed = isinstance(decide(change(push(branch), "push"), environment("staging")), Deploy)
@@ -310,7 +310,7 @@ def test_a_release_that_comes_after_a_day_is_not_deployed_for_an_old_event() -> 
     assert found.summary() == "r1: its release was not created in time"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=12), st.integers(0, 13))
 def test_whatever_was_taken_in_nothing_starts_twice_or_backwards_or_without_its_release(
     events: list[tuple[bool, int]], started: int

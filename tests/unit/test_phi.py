@@ -116,7 +116,7 @@ FRAGMENTS = st.sampled_from(sorted({s.text for s in samples(rounds=1)} | {
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=12), max_size=8).map("".join) | st.text("01-.:/@ [A]ax", max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 @example("1.2.3.4.5.6.7.8 123-45-6789-1234")
 def test_redaction_leaves_nothing_to_find_and_a_second_one_changes_nothing(text: str) -> None:
@@ -125,7 +125,7 @@ def test_redaction_leaves_nothing_to_find_and_a_second_one_changes_nothing(text:
     assert redact(once) == once
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 def test_spans_are_in_order_disjoint_and_within_the_text(text: str) -> None:
     end = 0
@@ -135,7 +135,7 @@ def test_spans_are_in_order_disjoint_and_within_the_text(text: str) -> None:
         end = span.end
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(list(samples(rounds=1))), st.text("abc ,.;\n", max_size=10))
 def test_what_was_found_in_a_text_is_still_hidden_when_more_text_follows(sample: object, tail: str) -> None:
     text = sample.text  # type: ignore[attr-defined]

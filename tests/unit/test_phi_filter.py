@@ -46,7 +46,7 @@ WRITTEN = st.lists(PIECES | st.text(max_size=6) | st.sampled_from(list(" .,:-_/(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(WRITTEN)
 def test_the_detector_finds_what_all_its_patterns_find(text: str) -> None:
     assert found(text) == every_pattern(text)
@@ -59,7 +59,7 @@ def test_a_match_of_any_pattern_is_found_whatever_stands_around_it(data: st.Data
     assert found(text) == every_pattern(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(WRITTEN, max_size=6))
 def test_texts_examined_together_give_what_each_gives_alone(texts: list[str]) -> None:
     detector = phi.PhiDetector()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_platform.embedding import WordVectors
@@ -47,7 +47,6 @@ passages = st.lists(
 )
 
 
-@settings(deadline=None)  # the first example loads the vectors
 @given(question=st.one_of(text, prose), found=passages, threshold=st.floats(0, 1))
 def test_every_sentence_of_an_answer_stands_in_a_passage_that_is_named_as_source(
     question: str, found: list[Passage], threshold: float

@@ -507,7 +507,7 @@ def graphs(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
     }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(graphs(), st.sets(st.sampled_from(NAMES), max_size=2), st.integers(1, 4))
 def test_over_any_graph_providers_come_first_and_what_is_left_after_a_failure_fits_together(
     needs: dict[str, tuple[str, ...]], fails: set[str], side_by_side: int

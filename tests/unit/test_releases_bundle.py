@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -28,7 +28,6 @@ from tests.release_values import MADE_AT, a_bundle, a_member, a_revision, a_step
 
 pytestmark = pytest.mark.unit
 
-unhurried = settings(deadline=None)
 
 MEMBERS = st.builds(
     a_member, st.sampled_from(["1.0.0", "1.1.0"]), st.sampled_from(["1", "2"]), billing=st.sampled_from(["1", ">=1 <3"])
@@ -44,7 +43,6 @@ BUNDLES = st.builds(
 WHOLE = a_bundle({"search": a_member()}, {"postgres": [a_step("1.0.0")]})
 
 
-@unhurried
 @given(BUNDLES)
 def test_a_release_that_is_written_and_read_again_has_its_digest(bundle: ReleaseBundle) -> None:
     again = ReleaseBundle.model_validate_json(bundle.model_dump_json())
@@ -142,17 +140,14 @@ class TestCreating:
 
 
 class TestDiff:
-    @unhurried
     @given(BUNDLES)
     def test_a_release_does_not_differ_from_itself(self, bundle: ReleaseBundle) -> None:
         assert diff(bundle, bundle).empty
 
-    @unhurried
     @given(BUNDLES, BUNDLES)
     def test_it_is_empty_exactly_where_both_deploy_the_same(self, one: ReleaseBundle, other: ReleaseBundle) -> None:
         assert diff(one, other).empty == one.same_content(other)
 
-    @unhurried
     @given(BUNDLES, BUNDLES)
     def test_carried_out_it_leads_from_one_to_the_other(self, one: ReleaseBundle, other: ReleaseBundle) -> None:
         change = diff(one, other)
@@ -166,7 +161,6 @@ class TestDiff:
             left = {*one.databases.get(database.database, ())} - {*database.removed} | {*database.added}
             assert left == {*other.databases.get(database.database, ())}
 
-    @unhurried
     @given(BUNDLES, BUNDLES)
     def test_it_is_json(self, one: ReleaseBundle, other: ReleaseBundle) -> None:
         document = json.loads(json.dumps(diff(one, other).as_document()))

@@ -40,7 +40,7 @@ from tests.release_values import a_bundle, a_catalog, a_member, a_revision, a_st
 
 pytestmark = pytest.mark.unit
 
-unhurried = settings(deadline=None, max_examples=60)
+unhurried = settings(max_examples=60)
 
 Needs = Mapping[str, tuple[str, ...]]
 

@@ -287,7 +287,7 @@ answers = st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(1
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(answers)
 def test_whatever_happens_attempts_stay_within_every_window(looks: list[bool | None]) -> None:
     world = live(World(), looks)
@@ -296,7 +296,7 @@ def test_whatever_happens_attempts_stay_within_every_window(looks: list[bool | N
         assert len(within) <= POLICY.attempts_in_window
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(answers)
 def test_whatever_happens_an_episode_has_its_budget_and_at_most_one_call_which_ends_it(
     looks: list[bool | None],
@@ -311,7 +311,7 @@ def test_whatever_happens_an_episode_has_its_budget_and_at_most_one_call_which_e
         assert not calls or all(at < calls[0] for at in attempts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([True, None]), max_size=300))
 def test_without_a_bad_look_nothing_is_ever_done(looks: list[bool | None]) -> None:
     world = live(World(), looks)

@@ -204,7 +204,7 @@ class Unhealable:
         return done
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules)
 def test_whatever_the_rule_attempts_follow_its_order_within_its_budget_and_pauses_and_end_in_one_call(
     wanted: RemedyRule,
@@ -225,7 +225,7 @@ def test_whatever_the_rule_attempts_follow_its_order_within_its_budget_and_pause
     assert calls or policy.pause_after(len(attempts)) > timedelta(hours=1)  # the next one was not due yet
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules, st.sampled_from([True, None]))
 def test_whatever_the_rule_nothing_is_done_about_what_is_good_or_could_not_be_looked_at(
     wanted: RemedyRule, good: bool | None

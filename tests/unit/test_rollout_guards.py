@@ -392,7 +392,6 @@ def of_traffic(rows: list[tuple[int, int, int, int]], more: int = 0, at: int = 0
 
 
 @given(traffic, st.integers(1, 40), st.integers(0, 59))
-@settings(deadline=None)
 def test_more_errors_never_turn_a_fail_into_a_pass(rows: list[tuple[int, int, int, int]], more: int, at: int) -> None:
     before = all_of(of_traffic(rows))[Trigger.ERRORS]
     after = all_of(of_traffic(rows, more, at))[Trigger.ERRORS]
@@ -400,7 +399,6 @@ def test_more_errors_never_turn_a_fail_into_a_pass(rows: list[tuple[int, int, in
 
 
 @given(traffic, st.booleans() | st.none(), st.none() | st.integers(0, 3), st.integers(0, 100))
-@settings(deadline=None)
 def test_every_evaluation_can_be_written_down_and_only_passes_pass(
     rows: list[tuple[int, int, int, int]], hipaa: bool | None, alerts: int | None, weight: int
 ) -> None:
@@ -414,7 +412,7 @@ def test_every_evaluation_can_be_written_down_and_only_passes_pass(
 
 
 @given(traffic)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_judging_goes_on_the_same_after_a_restart(rows: list[tuple[int, int, int, int]]) -> None:
     evidence = of_traffic(rows)
     assert all_of(Evidence.from_json(json.loads(json.dumps(evidence.as_json())))) == all_of(evidence)

@@ -70,7 +70,7 @@ def as_supervisord_reads(program: Program) -> dict[str, Any]:
     return {"argv": shlex.split(process.command), "environment": process.environment}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_text, min_size=1, max_size=4))
 def test_every_argument_reaches_its_program_unchanged(arguments: list[str]) -> None:
     arguments = [a.replace("%(process_num)d", "").replace("%(here)s", "") for a in arguments]
@@ -78,7 +78,7 @@ def test_every_argument_reaches_its_program_unchanged(arguments: list[str]) -> N
     assert read["argv"][4:] == ["true", *arguments]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_text)
 def test_every_value_reaches_its_program_unchanged(value: str) -> None:
     value = value.replace("%(here)s", "")

@@ -64,7 +64,7 @@ def test_a_block_has_the_bytes_it_had_when_its_format_was_numbered() -> None:
     assert (PLAN.format, digest(patients(PLAN, 0))[:16]) == (1, "badce6c9545ea7a2")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds, block=st.integers(min_value=0, max_value=1_000))
 def test_a_block_is_the_same_however_it_is_come_by(seed: int, block: int) -> None:
     plan = Plan(seed, scale=1_000)
@@ -209,7 +209,7 @@ def test_a_few_clinicians_treat_most_patients(made: list[Block]) -> None:
 
 
 @given(median=st.floats(1, 50), sigma=st.floats(0.1, 1.5))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_a_table_of_quantiles_rises_within_its_bounds_and_has_its_median(median: float, sigma: float) -> None:
     table = lognormal(median, sigma, 1, 500)
     assert np.all(np.diff(table) >= 0)
