@@ -443,7 +443,6 @@ def test_traffic_reaches_all_services_without_an_error_and_tells_what_it_measure
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     assert seen["totals"]["failed"] == 0
-    assert seen["totals"]["dropped"] == 0
     last = json.loads(summary.read_text())["totals"]
     assert last["due"] == last["answered"] + last["failed"] + last["dropped"]
 
