@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +16,7 @@ from dr_platform.databases.port import Endpoint
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from dr_platform.state import StateDirectory
 from tests import embedded_programs
+from tests.contracts.runtime import until
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,21 @@ class Running:
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):  # servers have workers that come and go
                     process.send_signal(signal.SIGSTOP)
+            # A thread that is on a processor goes on for a moment, long enough for an answer.
+            until(lambda: all(_stands_still(process.pid) for process in family))
             yield
         finally:
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread or the process has ended between two looks
+        return not psutil.pid_exists(pid)
+    return set(states) <= {"T", "Z", "X"}
 
 
 @contextlib.contextmanager
