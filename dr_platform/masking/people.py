@@ -12,13 +12,14 @@ import itertools
 import os
 import sqlite3
 import uuid
-from collections import OrderedDict
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dr_platform.masking.classification import Holds
-from dr_platform.masking.text import Person
+from dr_platform.masking.text import NOBODY, Crowd, Known, Person
 from dr_platform.masking.values import canonical
 
 _REMEMBERED = 20_000
@@ -71,21 +72,48 @@ class Roster:
             "PRAGMA cache_size = -32768",  # kibibytes; with the default every second insert reads a page again
             "PRAGMA mmap_size = 1073741824",
             "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, known BLOB) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS crowd (telling BLOB)",
             "CREATE TABLE IF NOT EXISTS links (kind TEXT, name TEXT, key TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID",
         ):
             self._connection.execute(statement)
         self._is_derived = False
-        self._recent: OrderedDict[tuple[str, str], Person] = OrderedDict()
+        self._recent: dict[str, dict[str, Person]] = {}
+        self._met = Crowd()
+        self._hashes: array[int] | None = None
+        """Hashes of the keys of whom something is known, in order: eight bytes a person, and one in 2**64 for each
+        that somebody unknown is taken for known."""
+        self._version: int | None = None
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
         """People with what identifies them, plain."""
+        known = {canonical(key): Known.of(identifiers) for key, identifiers in people}
+        new = self._met.add(known.values())
         # In order of the keys, so that neighbours go into one page.
-        rows = sorted((name := canonical(key), self._sealed(Person.known_by(name, known))) for key, known in people)
-        self._connection.execute("BEGIN")
+        rows = sorted((key, self._sealed(one)) for key, one in known.items())
+        self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
+        if new:
+            self._connection.execute("INSERT INTO crowd VALUES (?)", (self._encrypted(new),))
         self._connection.execute("PRAGMA user_version = 0")
         self._connection.execute("COMMIT")
-        self._is_derived = False
+        self._is_derived, self._hashes = False, None
+        self._recent.clear()
+
+    @property
+    def crowd(self) -> Crowd:
+        """Everybody, whichever process told of them."""
+        self._learn()
+        return self._met
+
+    def _learn(self) -> None:
+        """What other processes told since the last time."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return
+        self._version, self._hashes = version, None
+        self._recent.clear()
+        for (sealed,) in self._connection.execute("SELECT telling FROM crowd"):
+            self._met.take(self._decrypted(sealed))
 
     def _derive(self) -> None:
         """Link the UUIDs that are derived from keys: when the first of them is asked for, because most runs
@@ -103,7 +131,7 @@ class Roster:
 
     def link(self, kind: str, pairs: Iterable[tuple[str, str]]) -> None:
         """Keys of other things with the key of the person they belong to."""
-        self._connection.execute("BEGIN")
+        self._connection.execute("BEGIN IMMEDIATE")
         rows = ((kind, canonical(name), canonical(key)) for name, key in pairs)
         self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", rows)
         self._connection.execute("COMMIT")
@@ -113,13 +141,20 @@ class Roster:
 
     def people(self, kind: str, names: Iterable[object]) -> Mapping[str, Person]:
         """By canonical name. Whom nobody knows is a person of their own, under that very name."""
-        wanted = {canonical(name) for name in names if name is not None}
-        found = {name: person for name in wanted if (person := self._recent.get((kind, name))) is not None}
-        for name, person in self._looked_up(kind, sorted(wanted - found.keys())).items():
-            found[name] = self._recent[kind, name] = person
-        while len(self._recent) > _REMEMBERED:
-            self._recent.popitem(last=False)
-        return found
+        wanted = [name for name in names if name is not None]
+        return dict(zip(map(canonical, wanted), self.owners(kind, wanted), strict=True))
+
+    def owners(self, kind: str, names: Sequence[object]) -> list[Person]:
+        """The same, in order of the names, and nobody for ``None``."""
+        self._learn()
+        wanted = [None if name is None else canonical(name) for name in names]
+        recent = self._recent.setdefault(kind, {})
+        missing = {name for name in wanted if name is not None and name not in recent}
+        if len(recent) + len(missing) > _REMEMBERED:
+            recent.clear()
+            missing = {name for name in wanted if name is not None}
+        recent |= self._looked_up(kind, sorted(missing))
+        return [recent.get(name, NOBODY) for name in wanted]
 
     def _looked_up(self, kind: str, names: Sequence[str]) -> dict[str, Person]:
         found: dict[str, Person] = {}
@@ -149,18 +184,45 @@ class Roster:
         return dict(self._connection.execute(query, (kind, *names)))
 
     def _known(self, keys: Sequence[str]) -> dict[str, Person]:
-        marks = ",".join("?" * len(keys))
-        query = f"SELECT key, known FROM people WHERE key IN ({marks})"  # noqa: S608 - question marks
-        return {key: self._opened(key, sealed) for key, sealed in self._connection.execute(query, keys)}
+        if self._hashes is None:
+            told = self._connection.execute("SELECT key FROM people WHERE known <> x''")
+            self._hashes = array("q", sorted(hash(key) for (key,) in told))
+        hashes, opening = self._hashes, self._opened
+        end = len(hashes)
+        found = {}
+        for key in keys:
+            at = bisect_left(hashes, hashed := hash(key))
+            if at < end and hashes[at] == hashed:
+                found[key] = Person(key, None, opening)
+        return found
 
-    def _sealed(self, person: Person) -> bytes:
-        nonce, pairs = os.urandom(12), (*person.words, *person.codes, *person.numbers)
-        told = [str(len(person.words)), str(len(person.codes)), *itertools.chain.from_iterable(pairs)]
-        return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(told).encode(errors="surrogatepass"), None)
+    def _opened(self, keys: Sequence[str]) -> dict[str, Known]:
+        found: dict[str, Known] = {}
+        for start in range(0, len(keys), _ASKED_AT_ONCE):
+            part = keys[start : start + _ASKED_AT_ONCE]
+            query = f"SELECT key, known FROM people WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
+            found |= {key: self._unsealed(sealed) for key, sealed in self._connection.execute(query, part)}
+        return found
 
-    def _opened(self, key: str, sealed: bytes) -> Person:
-        plain = self._cipher.decrypt(sealed[:12], sealed[12:], None).decode(errors="surrogatepass")
-        words, codes, *texts = plain.split(_BETWEEN)
+    def _unsealed(self, sealed: bytes) -> Known:
+        if not sealed:
+            return Known()
+        words, codes, *texts = self._decrypted(sealed)
         pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
         spoken, named = int(words), int(words) + int(codes)
-        return Person(key, pairs[:spoken], pairs[spoken:named], pairs[named:])
+        return Known(pairs[:spoken], pairs[spoken:named], pairs[named:])
+
+    def _sealed(self, known: Known) -> bytes:
+        """Empty where nothing is known."""
+        if not (known.words or known.codes):
+            return b""
+        pairs = itertools.chain(known.words, known.codes, known.numbers)
+        return self._encrypted([str(len(known.words)), str(len(known.codes)), *itertools.chain.from_iterable(pairs)])
+
+    def _encrypted(self, texts: Iterable[str]) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(texts).encode(errors="surrogatepass"), None)
+
+    def _decrypted(self, sealed: bytes) -> list[str]:
+        plain = self._cipher.decrypt(sealed[:12], sealed[12:], None)
+        return plain.decode(errors="surrogatepass").split(_BETWEEN)

@@ -99,7 +99,6 @@ class RowMasker:
     roster: Roster
     opened: KeyRing
     sealing: KeyRing
-    texts: TextMasker = field(default_factory=TextMasker)
     unopened: Counter[str] = field(default_factory=Counter)
     unowned: Counter[str] = field(default_factory=Counter)
     waiting: list[_Waiting] = field(default_factory=list, repr=False)
@@ -107,6 +106,7 @@ class RowMasker:
 
     def __post_init__(self) -> None:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
+        self._texts = TextMasker(self.roster.crowd)
         self._orders: dict[tuple[str, ...], _Order] = {}
         self._inside: dict[int, RowMasker] = {}
 
@@ -129,7 +129,7 @@ class RowMasker:
     def _mask_waiting(self) -> None:
         """All texts of a batch at once, because many cost little more than one."""
         waiting, self.waiting[:] = tuple(self.waiting), ()
-        found = self.texts.mask_all([one.text for one in waiting], [one.person for one in waiting])
+        found = self._texts.mask_all([one.text for one in waiting], [one.person for one in waiting])
         for one, text in zip(waiting, found, strict=True):
             one.text = text
 
@@ -139,8 +139,7 @@ class RowMasker:
 
     def owners(self, keys: Sequence[Any]) -> list[Person]:
         """Whose each row is, from the values of its column that names the person."""
-        people = self.roster.people(self.table.link, keys)
-        return [people.get(canonical(key), NOBODY) for key in keys]
+        return self.roster.owners(self.table.link, keys)
 
     def _one(self, row: Row, done: dict[str, Any], person: Person) -> tuple[_Order, dict[str, Any]]:
         """Everything but texts, which wait; the second is what sealed columns hold, not yet sealed."""
@@ -196,9 +195,14 @@ class RowMasker:
 
     def texts_of(self, values: Sequence[Any], people: Sequence[Person], path: str) -> list[Any]:
         """Texts, each with its person, which stand at this path; what is missing stays so."""
-        found = [None if v is None else self._text(v, p, path) for v, p in zip(values, people, strict=True)]
-        self._mask_waiting()
-        return [_settled(text) for text in found]
+        found = list(values)
+        asked = [i for i, value in enumerate(values) if value is not None and people[i].is_known]
+        masked = self._texts.mask_all([values[i] for i in asked], [people[i] for i in asked])
+        for i, text in zip(asked, masked, strict=True):
+            found[i] = text
+        for i in set(range(len(found))).difference(asked):
+            found[i] = None if values[i] is None else self._text(values[i], people[i], path)
+        return found
 
     def _text(self, value: Any, person: Person, path: str) -> Any:
         """A text of the person, which stands at this path."""

@@ -14,8 +14,10 @@ import json
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ahocorasick_rs import BytesAhoCorasick
 
 from dr_platform.masking.classification import Holds
 from dr_platform.phi import MAX_CHARACTERS, PhiDetector
@@ -32,9 +34,11 @@ _BLOB = 64
 """Base64 of this length that is no text may be a picture or a recording, and goes."""
 _SHORTEST_WORD = 3
 """Shorter parts of a name are words of the language too; whole names are found whatever their length."""
-_BETWEEN_PARTS = re.compile(r"[\s,.]+")
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = bytes(code for code in range(256) if not ord("0") <= code <= ord("9"))
+_SEPARATOR = "\x1e"
+_NO_MARKS = _NO_DIGITS.translate(None, b"@" + _SEPARATOR.encode())
+_APART = bytes(code if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256))
 _MARKS = {holds: f"[{holds.value.replace('-', '_').upper()}]" for holds in Holds}
 _PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
 """Classes whose parts identify by themselves."""
@@ -44,15 +48,14 @@ _NUMBERED = frozenset(
 _FIELD_WORDS = re.compile(r"[_-]+|(?<=[a-z])(?=[A-Z])")
 """Between the words of a field's name: ``birth_date``, ``zipCode``."""
 _FEWEST_DIGITS = 6
+_MOST_WORDS, _MOST_SIGNS = 200_000, 16
 _WIDEST_GAP = 4
 """Characters from one digit of a number to the next."""
 
 
-class Person(NamedTuple):
-    """One person: the key that dates are shifted by, and what they are known by in texts, with its marks.
-    Made once a person and used for each of their texts."""
+class Known(NamedTuple):
+    """What a person is known by in texts, with its marks."""
 
-    key: str
     words: tuple[tuple[str, str], ...] = ()
     """Folded texts without digits by which the person is named."""
     codes: tuple[tuple[str, str], ...] = ()
@@ -61,23 +64,68 @@ class Person(NamedTuple):
     """Digits by which the person is known."""
 
     @classmethod
-    def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
+    def of(cls, identifiers: Iterable[tuple[Holds, str]]) -> Known:
         """From what identifies the person, plain."""
         words: dict[str, str] = {}
         codes: dict[str, str] = {}
         numbers: dict[str, str] = {}
-        for holds, value in known:
+        for holds, value in identifiers:
             mark, told = _MARKS[holds], value.replace("\0", " ")
             for part in _spoken(holds, told):
                 folded = part.casefold()
                 (words if folded.isalpha() or not _DIGIT.search(folded) else codes)[folded] = mark
             if holds in _NUMBERED and len(number := _digits(told)) >= _FEWEST_DIGITS:
                 numbers[number] = mark
-        return cls(key, tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
+        return cls(tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
+
+
+_NOTHING = Known()
+Opening = Callable[[Sequence[str]], Mapping[str, Known]]
+"""From keys to what is known of their people."""
+
+
+class Person:
+    """One person: the key that dates are shifted by, and what they are known by. Most texts name nobody, so
+    what is kept sealed is opened for the first text that may."""
+
+    __slots__ = ("_known", "_opening", "key")
+
+    def __init__(self, key: str, known: Known | None = _NOTHING, opening: Opening | None = None) -> None:
+        """``opening`` tells what is known, where ``known`` is ``None`` yet."""
+        self.key, self._known, self._opening = key, known, opening
+
+    @classmethod
+    def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
+        """From what identifies the person, plain."""
+        return cls(key, Known.of(known))
+
+    @property
+    def known(self) -> Known:
+        if self._known is None:
+            self.open((self,))
+        return self._known or _NOTHING
+
+    @staticmethod
+    def open(people: Iterable[Person]) -> None:
+        """All at once what otherwise each would have opened."""
+        closed: dict[Opening, dict[str, Person]] = {}
+        for person in people:
+            if person._known is None and person._opening is not None:  # noqa: SLF001 - of its class
+                closed.setdefault(person._opening, {})[person.key] = person  # noqa: SLF001 - of its class
+        for opening, some in closed.items():
+            known = opening(sorted(some))
+            for key, person in some.items():
+                person._known = known.get(key, _NOTHING)  # noqa: SLF001 - of its class
 
     @property
     def is_known(self) -> bool:
-        return bool(self.words or self.codes)
+        return self._known is None or bool(self._known.words or self._known.codes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Person) and (self.key, self.known) == (other.key, other.known)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return f"Person({self.key!r})"
@@ -91,7 +139,7 @@ def _spoken(holds: Holds, value: str) -> Iterator[str]:
     if text:
         yield text
     if holds in _PARTED:
-        for part in _BETWEEN_PARTS.split(text):
+        for part in text.replace(",", " ").replace(".", " ").split():
             if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
                 yield part
 
@@ -104,11 +152,93 @@ def _digits(text: str) -> str:
 _COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
 
 
+class Crowd:
+    """Words of which one stands in every text that names any of many people: what has none of them is not
+    searched for the person it belongs to.
+
+    A text with ``@``, or with as many digits as a number has, may always name somebody, so that addresses and
+    numbers, of which everybody has their own, need not be among the words.
+    """
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._signs: set[str] = set()
+        """What has no word: a dash in place of a name, or a name in other letters."""
+        self._search: Callable[..., Any] | None = None
+
+    def add(self, people: Iterable[Known]) -> list[str]:
+        """What tells of these people and was not there yet."""
+        told = {text for known in people for text, _ in (*known.words, *known.codes)}
+        return self.take({word for text in told if (word := _telling(text)) is not None})
+
+    def take(self, telling: Collection[str]) -> list[str]:
+        """What ``add`` of another crowd gave; of it, what is new."""
+        if self.is_everywhere:
+            return []
+        words = {word for word in telling if word.isascii() and word.isalnum()}
+        new = [*(words - self._words), *(set(telling) - words - self._signs)]
+        self._words |= words
+        self._signs |= set(telling) - words
+        self._search = None
+        return new
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it takes more to know which texts to search than to search all of them."""
+        return len(self._words) > _MOST_WORDS or len(self._signs) > _MOST_SIGNS
+
+    def named_in(self, texts: Sequence[str]) -> Collection[int]:
+        """Places of those that may name somebody."""
+        if self.is_everywhere:
+            return range(len(texts))
+        joined = _SEPARATOR.join(texts)
+        if not joined.isascii():
+            texts = [text.casefold() for text in texts]
+            joined = _SEPARATOR.join(texts)
+        written = joined.encode("ascii", "replace")
+        ends = list(itertools.accumulate(len(text) + 1 for text in texts))
+        found = {bisect_right(ends, at) for at in self._words_at(written)}
+        marks = written.translate(None, _NO_MARKS).split(_SEPARATOR.encode())
+        if len(marks) != len(texts):
+            marks = [text.encode("ascii", "replace").translate(None, _NO_MARKS) for text in texts]
+        found |= {place for place, some in enumerate(marks) if some and (len(some) >= _FEWEST_DIGITS or b"@" in some)}
+        if any(map(joined.__contains__, self._signs)):
+            found |= {place for place, text in enumerate(texts) if any(map(text.__contains__, self._signs))}
+        return found
+
+    def _words_at(self, written: bytes) -> list[int]:
+        if not self._words:
+            return []
+        if self._search is None:
+            whole = [f" {word} ".encode() for word in sorted(self._words)]
+            self._search = BytesAhoCorasick(whole).find_matches_as_indexes
+        plain = b" %b " % written.lower().translate(_APART)
+        return [at for _, at, _ in self._search(plain, overlapping=True)]
+
+
+class Everybody(Crowd):
+    """Of whom nothing is known: every text may name one of them."""
+
+    @property
+    def is_everywhere(self) -> bool:
+        return True
+
+
+def _telling(text: str) -> str | None:
+    """The longest word of a folded text, or itself where it has none."""
+    written = text.encode("ascii", "replace")
+    if b"@" in written or len(written.translate(None, _NO_DIGITS)) >= _FEWEST_DIGITS:
+        return None
+    words = written.translate(_APART).split()
+    return max(words, key=len).decode() if words else text
+
+
 class TextMasker:
     """Stateless but for its detector; one may be shared."""
 
-    def __init__(self, detector: PhiDetector | None = None) -> None:
-        self._detector = detector or PhiDetector()
+    def __init__(self, crowd: Crowd | None = None) -> None:
+        """``crowd`` has all people whose texts are masked."""
+        self._detector, self._crowd = PhiDetector(), crowd or Everybody()
 
     def mask(self, text: str, person: Person = NOBODY) -> str:
         """The text with ``[NAME]``, ``[PHONE]``, … in place of what identifies."""
@@ -147,10 +277,12 @@ class TextMasker:
     def _words(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """What is known and what is found by shape are marked together, so that a name inside an address
         does not leave the rest of the address behind."""
-        words, spans = list(texts), [_NO_SPANS] * len(texts)
-        for i, person in enumerate(people):
-            if person.is_known:
-                words[i], spans[i] = _known(person, words[i])
+        words = [_normal(text) if person.is_known else text for text, person in zip(texts, people, strict=True)]
+        spans = [_NO_SPANS] * len(words)
+        named = [i for i in self._crowd.named_in(words) if people[i].is_known]
+        Person.open(people[i] for i in named)
+        for i in named:
+            spans[i] = _named_by(people[i].known, words[i])
         marked: list[int] = []
         for i, detected in enumerate(self._detector.detect_all(words)):
             if detected:
@@ -225,25 +357,30 @@ Span = tuple[int, int, str]
 _NO_SPANS: list[Span] = []
 
 
-def _known(person: Person, text: str) -> tuple[str, list[Span]]:
-    """Where the person stands in the text, which may come back in another normal form. Searched for by
-    hand: a pattern would have to be compiled for each person, which costs more than a hundred messages."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+def _normal(text: str) -> str:
+    """The form in which people are searched for in the text, which is then masked in this form."""
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
-    if len(folded) != len(text):  # ß and its like: places in the one are not those in the other
-        text = folded
+    return text if len(folded) == len(text) else folded  # ß and its like: places in the one are not those in the other
+
+
+def _named_by(known: Known, text: str) -> list[Span]:
+    """Where the person stands in the text. Searched for by hand: a pattern would have to be compiled for each
+    person, which costs more than a hundred messages."""
+    folded = text.casefold()
     spans: list[Span] = []
     digits = _digits(folded)
-    for needle, mark in person.words:
+    for needle, mark in known.words:
         if needle in folded:
             spans += _named(folded, needle, mark)
     if digits:
-        for needle, mark in person.codes:
+        for needle, mark in known.codes:
             if needle in folded:
                 spans += _named(folded, needle, mark)
-        spans += _numbered(text, digits, person.numbers)
-    return text, spans
+        spans += _numbered(text, digits, known.numbers)
+    return spans
 
 
 def _named(folded: str, needle: str, mark: str) -> Iterator[Span]:

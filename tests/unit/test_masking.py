@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import tempfile
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -44,7 +45,7 @@ from dr_platform.masking.postgresql import (
 from dr_platform.masking.recipe import Profile, Recipe
 from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, leaf_paths
 from dr_platform.masking.seals import KeyRing, place_of
-from dr_platform.masking.text import DATA, NOBODY, Person, TextMasker
+from dr_platform.masking.text import DATA, NOBODY, Crowd, Known, Person, TextMasker
 from dr_platform.masking.values import (
     OLDEST,
     PREFIXES,
@@ -220,6 +221,55 @@ TEXTS = st.lists(KINDS_OF_TEXT | st.text(max_size=12), max_size=3).map(" ".join)
 def test_texts_masked_together_become_what_each_becomes_alone(pairs: list[tuple[str, Person]]) -> None:
     together = MASKER.mask_all([text for text, _ in pairs], [person for _, person in pairs])
     assert together == [MASKER.mask(text, person) for text, person in pairs]
+
+
+NAMES = st.sampled_from(["Quentin Grønlund", "Li", "王芳", "-", "O'Neil-Smith", "ΑΒΓ", "Straße", "von_Bo", "A-1"])
+OTHERS = st.sampled_from(["617-555-2368", "quentin@home.example", "A-00417223", "12 Birchwood Lane", "Z 9", "x_1"])
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.just(Holds.NAME), NAMES) | st.tuples(st.sampled_from([Holds.MRN, Holds.ADDRESS]), OTHERS)
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.lists(st.lists(NAMES | OTHERS | st.text(max_size=3), max_size=4).map(" ".join), max_size=5),
+    st.sampled_from([str, str.upper, str.lower, lambda text: text.replace(" ", "_")]),
+)
+def test_a_crowd_hides_nobody_whom_a_search_for_each_would_find(
+    people: list[list[tuple[Holds, str]]], texts: list[str], spelled: Callable[[str], str]
+) -> None:
+    crowd, another = Crowd(), Crowd()
+    another.take(crowd.add([Known.of(one) for one in people]))
+    written = [spelled(text) for text in texts]
+    for number, one in enumerate(people):
+        owners = [Person.known_by(str(number), one)] * len(written)
+        expected = MASKER.mask_all(written, owners)
+        assert TextMasker(crowd).mask_all(written, owners) == TextMasker(another).mask_all(written, owners) == expected
+
+
+def test_a_crowd_tells_of_most_texts_that_nobody_is_named_in_them() -> None:
+    crowd = Crowd()
+    assert {"birchwood", "nlund", "quentin"} == set(crowd.add([QUENTIN.known]))
+    assert crowd.add([QUENTIN.known]) == []
+    texts = [
+        "I slept 6 hours.",
+        "It is _Quentin_",
+        "call 61 755",
+        "call 617 5552",
+        "a@b",
+        "ﬁne GRØNLUND",
+        "birchwoods",
+    ]
+    assert set(crowd.named_in(texts)) == {1, 3, 4, 5}
+
+
+def test_a_crowd_of_too_many_words_is_everywhere() -> None:
+    crowd = Crowd()
+    crowd.take({f"word{number}" for number in range(200_001)})
+    assert set(crowd.named_in(["nobody", "at all"])) == {0, 1}
 
 
 def nested(depth: int, text: str) -> str:
