@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from re import _constants as sre  # ty: ignore[missing-module-member]
 from re import _parser as parser  # ty: ignore[missing-module-member]
@@ -167,7 +167,7 @@ class Screen:
                 for word in need.words:
                     self._spoken.of(word).anywhere.append((i, MAX_CHARACTERS))
                 for word in need.exact:
-                    self._exact.of(word).anywhere.append((i, reach_of(pattern, word)))
+                    self._exact.of(word).anywhere.append((i, reach_of(pattern, need.exact)))
             else:
                 self._always.append(i)
         self._spoken.ready()
@@ -230,8 +230,8 @@ class Screen:
             token = max(map(len, plain[begin : begins[place + 1]].split())) if has_long else len(self._long) - 1
             enough = self._enough_for(_counted(some, plain, token))
             for start in _starts(plain, some, begin):
-                if enough.any_at(text, start):
-                    for pattern, match in enough.leading:
+                if first := enough.any_at(text, start):
+                    for pattern, match in enough.leading[first_of(first) :]:
                         if met := match(text, start):
                             _note(pattern, met, found.setdefault(place, {}))
             if enough.counted:
@@ -316,12 +316,17 @@ _GROUP = re.compile(r"\(\?P(=|<)(\w+)")
 
 
 def any_of(patterns: Sequence[re.Pattern[str]]) -> re.Pattern[str]:
-    """Matches wherever one of them does: to try it costs less than to try two of them."""
+    """Matches wherever one of them does, which ``first_of`` tells: to try it costs less than to try two of them."""
     alone = []
     for i, pattern in enumerate(patterns):
         named = _GROUP.sub(rf"(?P\1\2_{i}", pattern.pattern)
-        alone.append(f"(?i:{named})" if pattern.flags & re.IGNORECASE else f"(?:{named})")
+        alone.append(f"(?P<_{i}>(?{'i' if pattern.flags & re.IGNORECASE else ''}:{named}))")
     return re.compile("|".join(alone) or "(?!)")
+
+
+def first_of(match: re.Match[str]) -> int:
+    """Place of the first pattern that matches there."""
+    return int((match.lastgroup or "_0")[1:])
 
 
 def need_of(pattern: re.Pattern[str]) -> Need:
@@ -331,15 +336,25 @@ def need_of(pattern: re.Pattern[str]) -> Need:
     return need if need.digits else replace(need, token=0)  # conditions on tokens are those of codes
 
 
-def reach_of(pattern: re.Pattern[str], word: str) -> int:
-    """How many characters of a match stand before its first sign that can be this one alone, at most."""
+def reach_of(pattern: re.Pattern[str], signs: Collection[str]) -> int:
+    """How many characters of a match stand before the first that can be one of these signs alone, at most."""
     nodes = parser.parse(pattern.pattern, pattern.flags)
-    while len(nodes) == 1 and nodes[0][0] is sre.SUBPATTERN:
-        nodes = nodes[0][1][3]
+    reach = _reach(nodes, {ord(sign) for sign in signs if len(sign) == 1})
+    return MAX_CHARACTERS if reach is None else min(reach, MAX_CHARACTERS)
+
+
+def _reach(nodes: Any, codes: Collection[int]) -> int | None:
     for place, (op, value) in enumerate(nodes):
-        if op is sre.LITERAL and word == chr(value):
-            return min(nodes[:place].getwidth()[1], MAX_CHARACTERS)
-    return MAX_CHARACTERS
+        within = None
+        if op in (sre.LITERAL, sre.IN):
+            within = 0 if _only(value if op is sre.IN else [(op, value)], codes) else None
+        elif op is sre.SUBPATTERN:
+            within = _reach(value[3], codes)
+        elif op is sre.MAX_REPEAT and value[0] > 0:
+            within = _reach(value[2], codes)
+        if within is not None:
+            return nodes[:place].getwidth()[1] + within
+    return None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Roster:
     def __init__(self, file: RosterFile) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        self.file = file
         self._cipher = AESGCM(file.key)
         self._connection = sqlite3.connect(file.path, timeout=_WAIT_S, isolation_level=None)
         for statement in (

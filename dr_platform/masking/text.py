@@ -134,14 +134,16 @@ class Person:
 NOBODY = Person("")
 
 
-def _spoken(holds: Holds, value: str) -> Iterator[str]:
+def _spoken(holds: Holds, value: str) -> list[str]:
     text = (value if value.isascii() else unicodedata.normalize("NFKC", value)).strip()
-    if text:
-        yield text
-    if holds in _PARTED:
-        for part in text.replace(",", " ").replace(".", " ").split():
-            if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
-                yield part
+    if holds not in _PARTED:
+        return [text] if text else []
+    parts = text.replace(",", " ").replace(".", " ").split()
+    return [text, *filter(_is_telling, parts)] if text else []
+
+
+def _is_telling(part: str) -> bool:
+    return len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON
 
 
 def _digits(text: str) -> str:
