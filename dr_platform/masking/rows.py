@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dr_platform.masking.classification import Column, Holds, Seal, Table
@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 REMOVED_TEXT = "[REMOVED]"
 """Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
 shapes could be found, and the name that stands in it would stay."""
+_CONTAINER = Column(holds=Holds.SECRET)
+"""What has no class of its own is a container, whose leaves have; a leaf in its place is removed."""
 _LATE = frozenset({Holds.BLIND_INDEX})
 _DATED = frozenset({Holds.DATE, Holds.BIRTH_DATE, Holds.KEY})
 
@@ -90,6 +92,26 @@ def _is_dated(column: Column) -> bool:
     return column.holds in _DATED or any(map(_is_dated, column.paths.values()))
 
 
+class _Shape:
+    """A place in documents. Those that lead to a classified one are kept, so that no path is put together for
+    each value."""
+
+    def __init__(self, columns: Mapping[str, Column], path: str = "") -> None:
+        self._columns, self.path, self.column = columns, path, _column_at(columns, path)
+        self._kept: dict[str | None, _Shape] = {}
+
+    def below(self, field_: str | None) -> _Shape:
+        """Under a name, or in a list."""
+        return self._kept.get(field_) or self._made(field_)
+
+    def _made(self, field_: str | None) -> _Shape:
+        path = f"{self.path}[]" if field_ is None else f"{self.path}.{field_}" if self.path else field_
+        made = _Shape(self._columns, path)
+        if any(classified.startswith(path) for classified in self._columns):
+            self._kept[field_] = made
+        return made
+
+
 @dataclass
 class RowMasker:
     """Masks rows of one table. ``opened`` has the source's keys, ``sealing`` those of staging."""
@@ -108,7 +130,7 @@ class RowMasker:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
         self._texts = TextMasker(self.roster.crowd)
         self._orders: dict[tuple[str, ...], _Order] = {}
-        self._inside: dict[int, RowMasker] = {}
+        self._shapes: dict[int, _Shape] = {}
 
     def mask(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Every column of every row; the table must classify all of them."""
@@ -217,18 +239,19 @@ class RowMasker:
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
         document = json.loads(value) if isinstance(value, str) else value
-        if id(column) not in self._inside:
-            self._inside[id(column)] = replace(self, table=Table(columns=column.paths))
-        masked = self._inside[id(column)].inside(document, "", person, moment)
+        if id(column) not in self._shapes:
+            self._shapes[id(column)] = _Shape(column.paths)
+        masked = self._within(self._shapes[id(column)], document, person, moment)
         return _Written(masked) if isinstance(value, str) else masked
 
-    def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
-        """A document whose paths are the table's columns."""
+    def _within(self, shape: _Shape, value: Any, person: Person, moment: Moment) -> Any:
+        """A document, or a part of one."""
         if isinstance(value, dict):
-            return {k: self.inside(v, f"{path}.{k}" if path else k, person, moment) for k, v in value.items()}
+            return {k: self._within(shape.below(k), one, person, moment) for k, one in value.items()}
         if isinstance(value, list):
-            return [self.inside(v, f"{path}[]", person, moment) for v in value]
-        return self._value(_column_at(self.table.columns, path), value, person, moment, path)
+            below = shape.below(None)
+            return [self._within(below, one, person, moment) for one in value]
+        return self._value(shape.column, value, person, moment, shape.path)
 
     def _derived(self, column: Column, value: Any) -> Any:
         """A name-based UUID of a key: that of the masked key where the key is known."""
@@ -255,10 +278,6 @@ class RowMasker:
 def _column_at(columns: Mapping[str, Column], path: str) -> Column:
     """The column of a path; a container of classified paths is nothing by itself."""
     return columns.get(path) or _CONTAINER
-
-
-_CONTAINER = Column(holds=Holds.SECRET)
-"""What has no class of its own is a container, whose leaves have; a leaf in its place is removed."""
 
 
 def leaf_paths(value: Any, path: str = "") -> Iterator[str]:

@@ -71,11 +71,13 @@ class Known(NamedTuple):
         numbers: dict[str, str] = {}
         for holds, value in identifiers:
             mark, told = _MARKS[holds], value.replace("\0", " ")
-            for part in _spoken(holds, told):
+            text = (told if told.isascii() else unicodedata.normalize("NFKC", told)).strip()
+            for part in (text, *_parts(text)) if holds in _PARTED else (text,):
                 folded = part.casefold()
                 (words if folded.isalpha() or not _DIGIT.search(folded) else codes)[folded] = mark
             if holds in _NUMBERED and len(number := _digits(told)) >= _FEWEST_DIGITS:
                 numbers[number] = mark
+        words.pop("", None)
         return cls(tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
 
 
@@ -134,16 +136,13 @@ class Person:
 NOBODY = Person("")
 
 
-def _spoken(holds: Holds, value: str) -> list[str]:
-    text = (value if value.isascii() else unicodedata.normalize("NFKC", value)).strip()
-    if holds not in _PARTED:
-        return [text] if text else []
-    parts = text.replace(",", " ").replace(".", " ").split()
-    return [text, *filter(_is_telling, parts)] if text else []
-
-
-def _is_telling(part: str) -> bool:
-    return len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON
+def _parts(name: str) -> list[str]:
+    """Parts that identify by themselves."""
+    return [
+        part
+        for part in name.replace(",", " ").replace(".", " ").split()
+        if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON
+    ]
 
 
 def _digits(text: str) -> str:
@@ -170,8 +169,9 @@ class Crowd:
 
     def add(self, people: Iterable[Known]) -> list[str]:
         """What tells of these people and was not there yet."""
-        told = {text for known in people for text, _ in (*known.words, *known.codes)}
-        return self.take({word for text in told if (word := _telling(text)) is not None})
+        words = {text for known in people for text, _ in known.words}
+        codes = (text for known in people for text, _ in known.codes if not _has_marks(text))
+        return self.take({word for text in words.union(codes) if (word := _telling(text)) is not None})
 
     def take(self, telling: Collection[str]) -> list[str]:
         """What ``add`` of another crowd gave; of it, what is new."""
@@ -226,12 +226,15 @@ class Everybody(Crowd):
         return True
 
 
+def _has_marks(text: str) -> bool:
+    return "@" in text or len(_digits(text)) >= _FEWEST_DIGITS
+
+
 def _telling(text: str) -> str | None:
     """The longest word of a folded text, or itself where it has none."""
-    written = text.encode("ascii", "replace")
-    if b"@" in written or len(written.translate(None, _NO_DIGITS)) >= _FEWEST_DIGITS:
+    if _has_marks(text):
         return None
-    words = written.translate(_APART).split()
+    words = text.encode("ascii", "replace").translate(_APART).split()
     return max(words, key=len).decode() if words else text
 
 
