@@ -7,6 +7,7 @@ missed. Not here: the patterns.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from bisect import bisect_right
@@ -227,7 +228,8 @@ class Screen:
         has_long = self._long in plain.translate(_LIKE_X)
         for place, some in _numbers(written, begins).items():
             begin, text = begins[place], texts[place]
-            token = max(map(len, plain[begin : begins[place + 1]].split())) if has_long else len(self._long) - 1
+            words = plain[begin : begins[place + 1]].split() if has_long else ()
+            token = max(map(len, words), default=len(self._long) - 1)
             enough = self._enough_for(_counted(some, plain, token))
             for start in _starts(plain, some, begin):
                 if first := enough.any_at(text, start):
@@ -329,16 +331,21 @@ def first_of(match: re.Match[str]) -> int:
     return int((match.lastgroup or "_0")[1:])
 
 
+@functools.lru_cache(maxsize=128)
+def _parsed(pattern: re.Pattern[str]) -> Any:
+    return parser.parse(pattern.pattern, pattern.flags)
+
+
 def need_of(pattern: re.Pattern[str]) -> Need:
     """The condition of a compiled pattern; the empty one where nothing is known."""
-    nodes = parser.parse(pattern.pattern, pattern.flags)
+    nodes = _parsed(pattern)
     need = _sequence(nodes, bool(pattern.flags & re.IGNORECASE), _Edges())
     return need if need.digits else replace(need, token=0)  # conditions on tokens are those of codes
 
 
 def reach_of(pattern: re.Pattern[str], signs: Collection[str]) -> int:
     """How many characters of a match stand before the first that can be one of these signs alone, at most."""
-    nodes = parser.parse(pattern.pattern, pattern.flags)
+    nodes = _parsed(pattern)
     reach = _reach(nodes, {ord(sign) for sign in signs if len(sign) == 1})
     return MAX_CHARACTERS if reach is None else min(reach, MAX_CHARACTERS)
 
@@ -369,7 +376,7 @@ class Lead:
 
 def lead_of(pattern: re.Pattern[str]) -> Lead | None:
     """``None`` where a match may begin with anything, or with what stands everywhere."""
-    nodes = parser.parse(pattern.pattern, pattern.flags)
+    nodes = _parsed(pattern)
     begun = _led(nodes, bool(pattern.flags & re.IGNORECASE), begins=False)
     if begun is None:
         return None

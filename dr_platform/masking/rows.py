@@ -185,7 +185,7 @@ class RowMasker:
             done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
 
     def _order_of(self, row: Row, done: Row) -> _Order:
-        names = tuple(name for name in row if name not in done)
+        names = tuple(name for name in row if name not in done) if done else tuple(row)
         if names not in self._orders:
             self._orders[names] = _order(self.table, names)
         return self._orders[names]
