@@ -25,6 +25,11 @@ from dr_platform.masking.values import canonical
 _REMEMBERED = 20_000
 _WAIT_S = 600.0
 """For another process that links derived keys: seconds for a million people."""
+_LENGTH = 4
+"""Bytes before each person in the file of what is known."""
+_READ = 1_024
+"""Bytes that most people need no more than."""
+_MOST_PLACES = 500_000
 _NAMES = uuid.NAMESPACE_URL.bytes
 _ASKED_AT_ONCE = 500
 """SQLite takes a bounded number of parameters."""
@@ -71,7 +76,7 @@ class Roster:
             "PRAGMA synchronous = OFF",
             "PRAGMA cache_size = -32768",  # kibibytes; with the default every second insert reads a page again
             "PRAGMA mmap_size = 1073741824",
-            "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, known BLOB) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID",
             "CREATE TABLE IF NOT EXISTS crowd (telling BLOB)",
             "CREATE TABLE IF NOT EXISTS links (kind TEXT, name TEXT, key TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID",
         ):
@@ -79,24 +84,25 @@ class Roster:
         self._is_derived = False
         self._recent: dict[str, dict[str, Person]] = {}
         self._met = Crowd()
-        self._hashes: array[int] | None = None
-        """Hashes of the keys of whom something is known, in order: eight bytes a person, and one in 2**64 for each
-        that somebody unknown is taken for known."""
+        self._known_file = os.open(file.path.with_suffix(".known"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._places: tuple[array[int], array[int]] | None = None
+        """Hashes of the keys of whom something is known, in order, and where it is kept: sixteen bytes a person,
+        and one in 2**64 for each that somebody unknown is taken for known."""
         self._version: int | None = None
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
         """People with what identifies them, plain."""
         known = {canonical(key): Known.of(identifiers) for key, identifiers in people}
         new = self._met.add(known.values())
-        # In order of the keys, so that neighbours go into one page.
-        rows = sorted((key, self._sealed(one)) for key, one in known.items())
         self._connection.execute("BEGIN IMMEDIATE")
+        # In order of the keys, so that neighbours go into one page.
+        rows = sorted(zip(known, self._kept(list(known.values())), strict=True))
         self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
         if new:
             self._connection.execute("INSERT INTO crowd VALUES (?)", (self._encrypted(marshal.dumps(new)),))
         self._connection.execute("PRAGMA user_version = 0")
         self._connection.execute("COMMIT")
-        self._is_derived, self._hashes = False, None
+        self._is_derived, self._places = False, None
         self._recent.clear()
 
     @property
@@ -110,7 +116,7 @@ class Roster:
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return
-        self._version, self._hashes = version, None
+        self._version, self._places = version, None
         self._recent.clear()
         for (sealed,) in self._connection.execute("SELECT telling FROM crowd"):
             self._met.take(marshal.loads(self._decrypted(sealed)))  # noqa: S302 - this run's own
@@ -138,6 +144,7 @@ class Roster:
 
     def close(self) -> None:
         self._connection.close()
+        os.close(self._known_file)
 
     def people(self, kind: str, names: Iterable[object]) -> Mapping[str, Person]:
         """By canonical name. Whom nobody knows is a person of their own, under that very name."""
@@ -184,32 +191,51 @@ class Roster:
         return dict(self._connection.execute(query, (kind, *names)))
 
     def _known(self, keys: Sequence[str]) -> dict[str, Person]:
-        if self._hashes is None:
-            told = self._connection.execute("SELECT key FROM people WHERE known <> x''")
-            self._hashes = array("q", sorted(hash(key) for (key,) in told))
-        hashes, opening = self._hashes, self._opened
-        end = len(hashes)
-        found = {}
+        if self._places is None:
+            self._places = self._all_places()
+        hashes, places = self._places
+        if not hashes:
+            marks = ",".join("?" * len(keys))
+            query = f"SELECT key, place FROM people WHERE place > 0 AND key IN ({marks})"  # noqa: S608 - question marks
+            return {key: Person(key, place, self._opened) for key, place in self._connection.execute(query, keys)}
+        end, opened, found = len(hashes), self._opened, {}
         for key in keys:
             at = bisect_left(hashes, hashed := hash(key))
             if at < end and hashes[at] == hashed:
-                found[key] = Person(key, None, opening)
+                found[key] = Person(key, places[at], opened)
         return found
 
-    def _opened(self, keys: Sequence[str]) -> dict[str, Known]:
-        found: dict[str, Known] = {}
-        for start in range(0, len(keys), _ASKED_AT_ONCE):
-            part = keys[start : start + _ASKED_AT_ONCE]
-            query = f"SELECT key, known FROM people WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
-            found |= {key: self._unsealed(sealed) for key, sealed in self._connection.execute(query, part)}
-        return found
+    def _all_places(self) -> tuple[array[int], array[int]]:
+        """Empty where there are too many for the memory of a process."""
+        (people,) = self._connection.execute("SELECT count(*) FROM people").fetchone()
+        told = (
+            self._connection.execute("SELECT key, place FROM people WHERE place > 0") if people <= _MOST_PLACES else ()
+        )
+        pairs = sorted((hash(key), place) for key, place in told)
+        return array("q", (hashed for hashed, _ in pairs)), array("q", (at for _, at in pairs))
 
-    def _unsealed(self, sealed: bytes) -> Known:
-        return Known(*marshal.loads(self._decrypted(sealed))) if sealed else Known()  # noqa: S302 - this run's own
+    def _kept(self, known: Sequence[Known]) -> list[int]:
+        """Where each is kept from now on, counted from one; zero where nothing is known."""
+        end, places, written = os.lseek(self._known_file, 0, os.SEEK_END) + 1, [], []
+        for one in known:
+            if not (one.words or one.codes):
+                places.append(0)
+                continue
+            sealed = self._encrypted(marshal.dumps(tuple(one)))
+            written += (len(sealed).to_bytes(_LENGTH), sealed)
+            places.append(end)
+            end += _LENGTH + len(sealed)
+        waiting = memoryview(b"".join(written))
+        while waiting:
+            waiting = waiting[os.write(self._known_file, waiting) :]
+        return places
 
-    def _sealed(self, known: Known) -> bytes:
-        """Empty where nothing is known."""
-        return self._encrypted(marshal.dumps(tuple(known))) if known.words or known.codes else b""
+    def _opened(self, place: int) -> Known:
+        found = os.pread(self._known_file, _READ, place - 1)
+        end = _LENGTH + int.from_bytes(found[:_LENGTH])
+        if end > len(found):
+            found = os.pread(self._known_file, end, place - 1)
+        return Known(*marshal.loads(self._decrypted(found[_LENGTH:end])))  # noqa: S302 - this run's own
 
     def _encrypted(self, plain: bytes) -> bytes:
         nonce = os.urandom(12)

@@ -14,7 +14,7 @@ import json
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick
@@ -82,19 +82,17 @@ class Known(NamedTuple):
 
 
 _NOTHING = Known()
-Opening = Callable[[Sequence[str]], Mapping[str, Known]]
-"""From keys to what is known of their people."""
 
 
 class Person:
     """One person: the key that dates are shifted by, and what they are known by. Most texts name nobody, so
     what is kept sealed is opened for the first text that may."""
 
-    __slots__ = ("_known", "_opening", "key")
+    __slots__ = ("_known", "_opened", "key")
 
-    def __init__(self, key: str, known: Known | None = _NOTHING, opening: Opening | None = None) -> None:
-        """``opening`` tells what is known, where ``known`` is ``None`` yet."""
-        self.key, self._known, self._opening = key, known, opening
+    def __init__(self, key: str, known: Known | int = _NOTHING, opened: Callable[[int], Known] | None = None) -> None:
+        """``known`` may be a place, of which ``opened`` tells what is kept there."""
+        self.key, self._known, self._opened = key, known, opened
 
     @classmethod
     def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
@@ -103,25 +101,13 @@ class Person:
 
     @property
     def known(self) -> Known:
-        if self._known is None:
-            self.open((self,))
-        return self._known or _NOTHING
-
-    @staticmethod
-    def open(people: Iterable[Person]) -> None:
-        """All at once what otherwise each would have opened."""
-        closed: dict[Opening, dict[str, Person]] = {}
-        for person in people:
-            if person._known is None and person._opening is not None:  # noqa: SLF001 - of its class
-                closed.setdefault(person._opening, {})[person.key] = person  # noqa: SLF001 - of its class
-        for opening, some in closed.items():
-            known = opening(sorted(some))
-            for key, person in some.items():
-                person._known = known.get(key, _NOTHING)  # noqa: SLF001 - of its class
+        if isinstance(self._known, int):
+            self._known = self._opened(self._known) if self._opened else _NOTHING
+        return self._known
 
     @property
     def is_known(self) -> bool:
-        return self._known is None or bool(self._known.words or self._known.codes)
+        return isinstance(self._known, int) or bool(self._known.words or self._known.codes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Person) and (self.key, self.known) == (other.key, other.known)
@@ -284,10 +270,9 @@ class TextMasker:
         does not leave the rest of the address behind."""
         words = [_normal(text) if person.is_known else text for text, person in zip(texts, people, strict=True)]
         spans = [_NO_SPANS] * len(words)
-        named = [i for i in self._crowd.named_in(words) if people[i].is_known]
-        Person.open(people[i] for i in named)
-        for i in named:
-            spans[i] = _named_by(people[i].known, words[i])
+        for i in self._crowd.named_in(words):
+            if people[i].is_known:
+                spans[i] = _named_by(people[i].known, words[i])
         marked: list[int] = []
         for i, detected in enumerate(self._detector.detect_all(words)):
             if detected:
