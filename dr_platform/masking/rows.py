@@ -217,14 +217,11 @@ class RowMasker:
 
     def texts_of(self, values: Sequence[Any], people: Sequence[Person], path: str) -> list[Any]:
         """Texts, each with its person, which stand at this path; what is missing stays so."""
-        found = list(values)
-        asked = [i for i, value in enumerate(values) if value is not None and people[i].is_known]
-        masked = self._texts.mask_all([values[i] for i in asked], [people[i] for i in asked])
-        for i, text in zip(asked, masked, strict=True):
-            found[i] = text
-        for i in set(range(len(found))).difference(asked):
-            found[i] = None if values[i] is None else self._text(values[i], people[i], path)
-        return found
+        if None not in values and all(person.is_known for person in people):
+            return self._texts.mask_all(values, people)
+        found = [None if v is None else self._text(v, p, path) for v, p in zip(values, people, strict=True)]
+        self._mask_waiting()
+        return [_settled(text) for text in found]
 
     def _text(self, value: Any, person: Person, path: str) -> Any:
         """A text of the person, which stands at this path."""

@@ -237,17 +237,19 @@ class TextMasker:
 
     def mask_all(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """The same as ``mask`` of each text and its person, for a fraction of what that costs."""
+        nested = _with_runs(texts)
+        nested.update(i for i, text in enumerate(texts) if not text[:1].isalnum() and _may_be_document(text))
+        sizes = [len(text) for text in texts]
+        if sizes and not 1 < min(sizes) <= max(sizes) <= MAX_CHARACTERS:
+            nested.update(i for i, size in enumerate(sizes) if not 1 < size <= MAX_CHARACTERS)
+        if not nested:
+            return self._words(texts, people)
+        plain = [i for i in range(len(texts)) if i not in nested]
         masked = list(texts)
-        coded = _with_runs(texts)
-        words: list[int] = []
-        for i, text in enumerate(texts):
-            if len(text) > MAX_CHARACTERS or i in coded or _may_be_document(text):
-                masked[i] = self._mask(text, people[i], 0)
-            elif len(text) > 1:
-                words.append(i)
-        found = self._words([texts[i] for i in words], [people[i] for i in words])
-        for i, text in zip(words, found, strict=True):
+        for i, text in zip(plain, self._words([texts[i] for i in plain], [people[i] for i in plain]), strict=True):
             masked[i] = text
+        for i in nested:
+            masked[i] = self._mask(texts[i], people[i], 0)
         return masked
 
     def _mask(self, text: str, person: Person, depth: int) -> str:
@@ -268,7 +270,11 @@ class TextMasker:
     def _words(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """What is known and what is found by shape are marked together, so that a name inside an address
         does not leave the rest of the address behind."""
-        words = [_normal(text) if person.is_known else text for text, person in zip(texts, people, strict=True)]
+        words = list(texts)
+        if not all(map(str.isascii, texts)):
+            for i, text in enumerate(texts):
+                if not text.isascii() and people[i].is_known:
+                    words[i] = _normal(text)
         spans = [_NO_SPANS] * len(words)
         for i in self._crowd.named_in(words):
             if people[i].is_known:
@@ -327,7 +333,7 @@ class TextMasker:
 
 def _may_be_document(text: str) -> bool:
     first = text[:1]
-    return not first.isalnum() and (first in _OPENING or first.isspace())
+    return first in _OPENING or first.isspace()
 
 
 def _with_runs(texts: Sequence[str]) -> set[int]:
@@ -348,9 +354,7 @@ _NO_SPANS: list[Span] = []
 
 
 def _normal(text: str) -> str:
-    """The form in which people are searched for in the text, which is then masked in this form."""
-    if text.isascii():
-        return text
+    """The form in which people are searched for in a text that is not ASCII, which is then masked in this form."""
     text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
     return text if len(folded) == len(text) else folded  # ß and its like: places in the one are not those in the other
