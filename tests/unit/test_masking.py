@@ -43,7 +43,7 @@ from dr_platform.masking.postgresql import (
     ranges,
 )
 from dr_platform.masking.recipe import Profile, Recipe
-from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, leaf_paths
+from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, _Shape, leaf_paths
 from dr_platform.masking.seals import KeyRing, place_of
 from dr_platform.masking.text import DATA, NOBODY, Crowd, Known, Person, TextMasker
 from dr_platform.masking.values import (
@@ -332,6 +332,59 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
     derived_later = derived_key("account", later)
     assert roster.people("", [derived_later])[str(derived_later)].key == later
     assert not any(b"ibarra" in file.read_bytes().lower() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("most", [500_000, 0])
+def test_what_another_process_tells_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("dr_platform.masking.people._MOST_PLACES", most)
+    file = RosterFile.new(tmp_path)
+    long = "Ibarra" * 1_000
+    with contextlib.closing(Roster(file)) as here, contextlib.closing(Roster(file)) as there:
+        texts = ["ask Zoë", f"ask {long.upper()}", "nobody 2"]
+        assert [one.is_known for one in here.owners("", ["a", None])] == [False, False]
+        there.add([("A", [(Holds.NAME, "Zoë Ibarra")]), ("none", [])])
+        here.add([("b", [(Holds.NAME, long)])])
+        there.add([("c", [(Holds.MRN, "A-17")])])
+        for roster in (here, there):
+            owners = roster.owners("", ["a", "b", "c", None, "none"])
+            assert [one.is_known for one in owners] == [True, True, True, False, False]
+            assert [one.known for one in owners[:3]] == [
+                Known.of([(Holds.NAME, "Zoë Ibarra")]),
+                Known.of([(Holds.NAME, long)]),
+                Known.of([(Holds.MRN, "A-17")]),
+            ]
+            assert set(roster.crowd.named_in([*texts, "a 17"])) == {0, 1, 3}
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["Quentin wrote", "x@y.org", 7, None]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "a.b", "n", ""]), inner),
+        max_leaves=8,
+    )
+)
+def test_a_document_is_masked_by_the_classes_of_its_paths(document: object) -> None:
+    paths = {"a": "text", "a.b": "email", "b[]": "name", "b[].a": "safe", "n[][]": "safe", "[].a": "safe", "": "safe"}
+    columns = {path: Column.model_validate({"holds": holds}) for path, holds in paths.items()}
+
+    def expected(value: object, path: str) -> object:
+        if isinstance(value, dict):
+            return {k: expected(one, f"{path}.{k}" if path else k) for k, one in value.items()}
+        if isinstance(value, list):
+            return [expected(one, f"{path}[]") for one in value]
+        return (path, columns[path].holds) if path in columns else (path, Holds.SECRET)
+
+    def placed(shape: _Shape, value: object) -> object:
+        if isinstance(value, dict):
+            return {k: placed(shape.below(k), one) for k, one in value.items()}
+        if isinstance(value, list):
+            return [placed(shape.below(None), one) for one in value]
+        return (shape.path, shape.column.holds)
+
+    whole = _Shape(columns)
+    assert [placed(whole, document) for _ in range(2)] == [expected(document, "")] * 2
 
 
 def _keys_of(file: RosterFile, names: list[str]) -> dict[str, str]:
