@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from typing import NamedTuple
 
 from dr_platform.errors import ExitCode, PlatformError
-from dr_platform.phi_filter import Candidates, Need, Screen, need_of
-
-MAX_CHARACTERS = 1_000_000
-"""Longer texts are refused and never half examined; callers split them at paragraphs."""
+from dr_platform.phi_filter import MAX_CHARACTERS, Candidates, Need, Screen, need_of
 
 
 class PhiKind(StrEnum):
@@ -136,6 +133,7 @@ def _pieces(text: str, spans: tuple[PhiSpan, ...]) -> Iterator[str]:
 
 
 _PLACE = itemgetter(0, 1)
+_START = methodcaller("start")
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -152,34 +150,31 @@ def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
     spans: list[tuple[PhiSpan, ...]] = [()] * len(texts)
     for place, candidates in _SCREEN(texts).items():
-        if found := list(_found(texts[place], candidates)):
+        if found := _found(texts[place], candidates):
             spans[place] = tuple(_merged(sorted(found, key=_PLACE)))
     return spans
 
 
-def _found(text: str, candidates: Candidates) -> Iterator[PhiSpan]:
+def _found(text: str, candidates: Candidates) -> list[PhiSpan]:
+    found: list[PhiSpan] = []
     for place in sorted(candidates):
-        pattern, starts = _PATTERNS[place], candidates[place]
-        if starts is None:
-            matches: Iterable[re.Match[str]] = pattern.finditer(text)
-        elif not (matches := _matches(pattern, text, starts)):
-            continue
-        rule = _RULES[place]
-        for match in matches:
-            confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
+        rule, matches = _RULES[place], candidates[place]
+        for match in rule.pattern.finditer(text, matches) if isinstance(matches, int) else _apart(matches):
+            start, end = match.span("value")
+            confidence = rule.judge(text[start:end]) if rule.judge else rule.confidence
             if confidence > 0:
-                yield PhiSpan(*match.span("value"), rule.kind, confidence)
+                found.append(PhiSpan(start, end, rule.kind, confidence))
+    return found
 
 
-def _matches(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[re.Match[str]]:
-    """Like ``finditer``, where it is known where matches may begin."""
-    met = pattern.match
-    if len(starts) == 1:
-        return [match] if (match := met(text, starts[0])) else []
+def _apart(matches: list[re.Match[str]]) -> list[re.Match[str]]:
+    """Those that ``finditer`` would have given."""
+    if len(matches) == 1:
+        return matches
     found: list[re.Match[str]] = []
     end = 0
-    for start in sorted(starts):
-        if start >= end and (match := met(text, start)):
+    for match in sorted(matches, key=_START):
+        if match.start() >= end:
             found.append(match)
             end = match.end()
     return found
@@ -399,7 +394,7 @@ _RULES: tuple[_Rule, ...] = (
     _cue(PhiKind.PHONE, r"(?:tele)?phone|tel|cell(?:[ \t]?phone)?|mobile|landline|pager|(?:call|reach|text|ring|contact)(?:[ \t](?:me|him|her|us|them))?(?:[ \t](?:at|on))?|call[ \t]?back|contact", _PHONE_DIGITS),
     _cue(PhiKind.FAX, r"fax(?:ed)?(?:[ \t](?:to|at))?|facsimile", _PHONE_DIGITS, 0.95),
     # F: electronic mail
-    _shape(PhiKind.EMAIL, r"[\w.%+'-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}" + _AFTER, 0.95),
+    _shape(PhiKind.EMAIL, r"[\w.%+'-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}" + _AFTER, 0.95),
     _shape(PhiKind.EMAIL, rf"{_BEFORE}[\w.+-]{{1,64}}[ \t]{{0,2}}(?:\(at\)|[ \t]at[ \t])[ \t]{{0,2}}[\w-]{{1,63}}[ \t]{{0,2}}(?:\(dot\)|[ \t]dot[ \t])[ \t]{{0,2}}[a-z]{{2,12}}{_AFTER}", 0.8),
     # G: social security
     _shape(PhiKind.SSN, rf"(?<![0-9A-Za-z_])[0-9]{{3}}{_DASH}[0-9]{{2}}{_DASH}[0-9]{{4}}{_AFTER}", judge=_ssn),

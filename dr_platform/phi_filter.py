@@ -7,18 +7,20 @@ missed. Not here: the patterns.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from re import _constants as sre  # ty: ignore[missing-module-member]
 from re import _parser as parser  # ty: ignore[missing-module-member]
 from typing import Any, NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
+MAX_CHARACTERS = 1_000_000
+"""Longer texts are refused and never half examined; callers split them at paragraphs."""
 _ZERO, _NINE = ord("0"), ord("9")
 _DIGIT = re.compile("[0-9]")
 _MOST_WORDS = 64
@@ -44,8 +46,13 @@ _MOST_SHORT_LEADS = 8
 _NUMBER = "0"
 """Among words: a digit or a sign before it."""
 
-Candidates = dict[int, list[int] | None]
-"""Place of a pattern to where in the text its matches may begin; ``None`` where that is not known."""
+_LIKE_X = bytes(_SPACE if code == _SPACE else ord("x") for code in range(256))
+_Match = Callable[[str, int], re.Match[str] | None]
+_Leading = tuple[int, _Match]
+
+Candidates = dict[int, list[re.Match[str]] | int]
+"""Place of a pattern to all that it may match in the text, overlapping ones included, or to where in the text
+its matches begin at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,6 @@ class Counts(NamedTuple):
     joined: int = 0
 
 
-_NO_DIGITS = Counts()
-_NOWHERE: list[int] = []
-
-
 def spaced(text: str) -> bytes:
     """In lower case, with a space in front, behind, and for everything that is no ASCII letter, digit or
     underscore: a whole word is one between spaces. One byte for each character."""
@@ -109,43 +112,38 @@ def _is_like_ascii(text: str) -> bool:
     return any(map(text.__contains__, _LIKE_ASCII))
 
 
-class _At(Enum):
-    """Where matches of a pattern may begin when a word is found that it asks for."""
+class _Askers(NamedTuple):
+    """Who asks for a word: patterns that may begin with it, each with its ``match``, and those of which a match
+    may stand anywhere in a text that has the word."""
 
-    WORD = 1
-    NUMBERS = 2
-    ANYWHERE = 3
-
-
-class _Asker(NamedTuple):
-    pattern: int
-    at: _At
-
-
-class _Asked(NamedTuple):
-    """Who asks for a word, and who of them needs no digits."""
-
-    all: tuple[_Asker, ...]
-    by_word_alone: tuple[_Asker, ...]
+    leading: list[_Leading]
+    anywhere: list[tuple[int, int]]
+    """With how many characters of a match stand before the word at most."""
 
 
 class _Words:
     """Words searched for together, also overlapping ones."""
 
-    def __init__(self, askers: Mapping[str, Sequence[_Asker]], needs: Sequence[Need], ahead: int) -> None:
+    def __init__(self, ahead: int) -> None:
         """``ahead`` characters stand before the text that is searched."""
-        self._askers = [
-            (-ahead + (word[0] == " "), _Asked(tuple(some), tuple(a for a in some if needs[a.pattern].met(_NO_DIGITS))))
-            for word, some in askers.items()
-        ]
-        words = [word.encode() for word in askers]
+        self._ahead = ahead
+        self._askers: dict[str, _Askers] = {}
+
+    def of(self, word: str) -> _Askers:
+        """To be asked before ``ready``."""
+        return self._askers.setdefault(word, _Askers([], []))
+
+    def ready(self) -> None:
+        words = [word.encode() for word in self._askers]
+        self._shifts = [(-self._ahead + (word[0] == " "), *askers) for word, askers in self._askers.items()]
         self._search = BytesAhoCorasick(words, implementation=Implementation.DFA).find_matches_as_indexes
 
-    def found(self, text: bytes) -> Iterator[tuple[int, _Asked]]:
+    def found(self, text: bytes) -> Iterator[tuple[int, list[_Leading], list[tuple[int, int]]]]:
         """Where words begin, behind the space that leads them, and who asks for them."""
+        shifts = self._shifts
         for word, at, _ in self._search(text, overlapping=True):
-            shift, askers = self._askers[word]
-            yield at + shift, askers
+            shift, leading, anywhere = shifts[word]
+            yield at + shift, leading, anywhere
 
 
 class Screen:
@@ -153,29 +151,33 @@ class Screen:
 
     def __init__(self, patterns: Sequence[re.Pattern[str]], needs: Sequence[Need]) -> None:
         self._needs = needs
-        self._numbered: list[_Asker] = []
+        self._numbered: list[int] = []
+        """Patterns that may begin with a number."""
+        self._counted: list[int] = []
+        """Patterns that may begin anywhere in a text that has digits enough."""
         self._always: list[int] = []
-        spoken: dict[str, list[_Asker]] = {}
-        exact: dict[str, list[_Asker]] = {}
+        self._spoken, self._exact = _Words(1), _Words(0)
         for i, (pattern, need) in enumerate(zip(patterns, needs, strict=True)):
-            lead = lead_of(pattern)
-            telling = bool(need.words) and min(map(len, need.words)) >= _SHORTEST_LEAD
-            if lead is not None and (telling or not (lead.words and lead.by_number)):
-                _ask(spoken, lead.words, _Asker(i, _At.WORD))
-                if lead.by_number and telling:
-                    _ask(spoken, need.words, _Asker(i, _At.NUMBERS))
-                elif lead.by_number:
-                    self._numbered.append(_Asker(i, _At.NUMBERS))
+            if (lead := lead_of(pattern)) is not None:
+                for word in lead.words:
+                    self._spoken.of(word).leading.append((i, pattern.match))
+                self._numbered += [i] if lead.by_number else []
             elif need.digits:
-                self._numbered.append(_Asker(i, _At.ANYWHERE))
+                self._counted.append(i)
             elif need.words or need.exact:
-                _ask(spoken, need.words, _Asker(i, _At.ANYWHERE))
-                _ask(exact, need.exact, _Asker(i, _At.ANYWHERE))
+                for word in need.words:
+                    self._spoken.of(word).anywhere.append((i, MAX_CHARACTERS))
+                for word in need.exact:
+                    self._exact.of(word).anywhere.append((i, reach_of(pattern, need.exact)))
             else:
                 self._always.append(i)
-        self._spoken, self._exact = _Words(spoken, needs, 1), _Words(exact, needs, 0)
-        self._most = Counts(*(max((getattr(need, of) for need in needs), default=0) for of in Counts._fields))
-        self._met: dict[Counts, _Met] = {}
+        self._spoken.ready()
+        self._exact.ready()
+        self._patterns = patterns
+        asked = [needs[i] for i in (*self._numbered, *self._counted)]
+        self._most = Counts(*(max((getattr(need, of) for need in asked), default=0) for of in Counts._fields))
+        self._long = b"x" * max(self._most.token, 1)
+        self._enough: dict[tuple[int, ...], _Enough] = {}
 
     def __call__(self, texts: Sequence[str]) -> dict[int, Candidates]:
         """By place of the text; texts in which nothing can match are left out."""
@@ -183,105 +185,124 @@ class Screen:
         joined = "\n".join(texts)
         written = _ascii(joined)
         plain = _spaced(written)
-        numbers = self._numbers(written, plain, begins)
         found: dict[int, Candidates] = {}
-        for place, (met, starts) in numbers.items():
-            if met.numbered or met.anywhere:
-                found[place] = dict.fromkeys(met.numbered, starts) | dict.fromkeys(met.anywhere)
-        self._ask_words(written, plain, begins, numbers, found)
+        self._try_numbers(texts, written, plain, begins, found)
+        self._try_words(texts, written, plain, begins, found)
         if self._always:
             for place in range(len(texts)):
-                found.setdefault(place, {}).update(dict.fromkeys(self._always))
+                found.setdefault(place, {}).update(dict.fromkeys(self._always, 0))
         if not joined.isascii() and _is_like_ascii(joined):
             every = range(len(self._needs))
-            found |= {place: dict.fromkeys(every) for place, text in enumerate(texts) if _is_like_ascii(text)}
+            found |= {place: dict.fromkeys(every, 0) for place, text in enumerate(texts) if _is_like_ascii(text)}
         return found
 
-    def _ask_words(
+    def _try_words(
         self,
+        texts: Sequence[str],
         written: bytes,
         plain: bytes,
         begins: Sequence[int],
-        numbers: Mapping[int, tuple[_Met, list[int]]],
         found: dict[int, Candidates],
     ) -> None:
-        """Add the patterns that ask for a word which a text has."""
-        told: set[tuple[int, int]] = set()
-        for at, asked in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
+        """Add the patterns that match where a word stands, or that ask for a word which a text has."""
+        for at, leading, anywhere in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
             place = bisect_right(begins, at) - 1
-            askers, starts = asked.by_word_alone, _NOWHERE
-            if place in numbers:
-                met, starts = numbers[place]
-                askers = [asker for asker in asked.all if asker.pattern in met.patterns]
-            if not askers:
-                continue
-            candidates = found.setdefault(place, {})
-            for pattern, begin in askers:
-                if begin is _At.ANYWHERE:
-                    candidates[pattern] = None
-                elif (known := candidates.setdefault(pattern, [])) is not None:
-                    if begin is _At.WORD:
-                        known.append(at - begins[place])
-                    elif (place, pattern) not in told:
-                        told.add((place, pattern))
-                        known.extend(starts)
+            start = at - begins[place]
+            for pattern, match in leading:
+                if met := match(texts[place], start):  # tried here, because few do and to note each costs as much
+                    _note(pattern, met, found.setdefault(place, {}))
+            for pattern, reach in anywhere:
+                candidates = found.setdefault(place, {})
+                candidates[pattern] = min(candidates.get(pattern, start), max(start - reach, 0))
 
-    def _numbers(self, written: bytes, plain: bytes, begins: Sequence[int]) -> dict[int, tuple[_Met, list[int]]]:
-        """For texts with digits: the patterns for which these are enough, and where numbers begin."""
-        numbers: dict[int, list[tuple[int, bytes]]] = {}
-        end = 0
-        for number in written.translate(_NUMBERS).split():  # a tenth of what a pattern for numbers costs
-            first = written.find(number, end)
-            end = first + len(number)
-            numbers.setdefault(bisect_right(begins, first) - 1, []).append((first, number))
-        found = {}
-        for place, some in numbers.items():
-            begin = begins[place]
-            counts = _counted(some, plain, begin, begins[place + 1])
-            if counts.digits:
-                found[place] = self._met_by(counts), _starts(plain, some, begin)
-        return found
+    def _try_numbers(
+        self,
+        texts: Sequence[str],
+        written: bytes,
+        plain: bytes,
+        begins: Sequence[int],
+        found: dict[int, Candidates],
+    ) -> None:
+        """Add the patterns for texts with digits: where one of them matches at a number, and those for which the
+        digits are enough."""
+        has_long = self._long in plain.translate(_LIKE_X)
+        for place, some in _numbers(written, begins).items():
+            begin, text = begins[place], texts[place]
+            words = plain[begin : begins[place + 1]].split() if has_long else ()
+            token = max(map(len, words), default=len(self._long) - 1)
+            enough = self._enough_for(_counted(some, plain, token))
+            for start in _starts(plain, some, begin):
+                if first := enough.any_at(text, start):
+                    for pattern, match in enough.leading[first_of(first) :]:
+                        if met := match(text, start):
+                            _note(pattern, met, found.setdefault(place, {}))
+            if enough.counted:
+                found.setdefault(place, {}).update(dict.fromkeys(enough.counted, 0))
 
-    def _met_by(self, counts: Counts) -> _Met:
-        capped = Counts(*map(min, counts, self._most))
-        if capped not in self._met:
-            patterns = frozenset(i for i, need in enumerate(self._needs) if need.met(capped))
-            numbered = [asker for asker in self._numbered if asker.pattern in patterns]
-            self._met[capped] = _Met(
-                patterns,
-                tuple(i for i, at in numbered if at is _At.NUMBERS),
-                tuple(i for i, at in numbered if at is _At.ANYWHERE),
+    def _enough_for(self, counts: tuple[int, ...]) -> _Enough:
+        capped = tuple(map(min, counts, self._most))
+        if capped not in self._enough:
+            most = Counts(*capped)
+            numbered, counted = (
+                tuple(i for i in some if self._needs[i].met(most)) for some in (self._numbered, self._counted)
             )
-        return self._met[capped]
+            some = [self._patterns[i] for i in numbered]
+            leading = tuple((i, pattern.match) for i, pattern in zip(numbered, some, strict=True))
+            self._enough[capped] = _Enough(leading, any_of(some).match, counted)
+        return self._enough[capped]
 
 
-class _Met(NamedTuple):
+class _Enough(NamedTuple):
     """The patterns for which the digits of a text are enough."""
 
-    patterns: frozenset[int]
-    numbered: tuple[int, ...]
-    """Those to be tried wherever a number begins, whatever the words."""
-    anywhere: tuple[int, ...]
+    leading: tuple[_Leading, ...]
+    """Those that begin with a number."""
+    any_at: _Match
+    """Whether one of these matches at a place."""
+    counted: tuple[int, ...]
+    """Those that may match anywhere."""
 
 
-def _ask(askers: dict[str, list[_Asker]], words: Iterable[str], asker: _Asker) -> None:
-    for word in words:
-        askers.setdefault(word, []).append(asker)
+def _note(pattern: int, match: re.Match[str], candidates: Candidates) -> None:
+    known = candidates.setdefault(pattern, [])
+    if not isinstance(known, int):
+        known.append(match)
 
 
-def _counted(numbers: Sequence[tuple[int, bytes]], plain: bytes, begin: int, end: int) -> Counts:
-    """Of the text between two places."""
+_Number = tuple[int, bytes]
+"""Where digits and the signs before them stand, and which."""
+
+
+def _numbers(written: bytes, begins: Sequence[int]) -> dict[int, list[_Number]]:
+    """By place of the text."""
+    numbers: dict[int, list[_Number]] = {}
+    some: list[_Number] = []
+    end = behind = 0
+    for number in written.translate(_NUMBERS).split():  # a tenth of what a pattern for numbers costs
+        first = written.find(number, end)
+        end = first + len(number)
+        if first >= behind:
+            place = bisect_right(begins, first)
+            behind, some = begins[place], []
+            numbers[place - 1] = some
+        some.append((first, number))
+    return numbers
+
+
+def _counted(numbers: Sequence[_Number], plain: bytes, token: int) -> tuple[int, ...]:
+    """``Counts`` of a text. ``plain`` is one character ahead."""
     digits = longest = joined = 0
     for first, number in numbers:
         joined += plain[first] != _SPACE
         for run in (number,) if number.isdigit() else number.translate(_SPACED).split():
-            digits += len(run)
-            longest = max(longest, len(run))
-    token = max(map(len, plain[begin : end + 1].split())) if digits else 0
-    return Counts(digits, longest, token, joined)
+            size = len(run)
+            digits += size
+            if size > longest:
+                longest = size
+    return digits, longest, token, joined
 
 
-def _starts(plain: bytes, numbers: Sequence[tuple[int, bytes]], begin: int) -> list[int]:
+def _starts(plain: bytes, numbers: Sequence[_Number], begin: int) -> list[int]:
     """Where in digits and the signs before them no letter, digit or underscore stands before. ``plain`` is
     one character ahead."""
     starts = []
@@ -293,11 +314,54 @@ def _starts(plain: bytes, numbers: Sequence[tuple[int, bytes]], begin: int) -> l
     return starts
 
 
+_GROUP = re.compile(r"\(\?P(=|<)(\w+)")
+
+
+def any_of(patterns: Sequence[re.Pattern[str]]) -> re.Pattern[str]:
+    """Matches wherever one of them does, which ``first_of`` tells: to try it costs less than to try two of them."""
+    alone = []
+    for i, pattern in enumerate(patterns):
+        named = _GROUP.sub(rf"(?P\1\2_{i}", pattern.pattern)
+        alone.append(f"(?P<_{i}>(?{'i' if pattern.flags & re.IGNORECASE else ''}:{named}))")
+    return re.compile("|".join(alone) or "(?!)")
+
+
+def first_of(match: re.Match[str]) -> int:
+    """Place of the first pattern that matches there."""
+    return int((match.lastgroup or "_0")[1:])
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(pattern: re.Pattern[str]) -> Any:
+    return parser.parse(pattern.pattern, pattern.flags)
+
+
 def need_of(pattern: re.Pattern[str]) -> Need:
     """The condition of a compiled pattern; the empty one where nothing is known."""
-    nodes = parser.parse(pattern.pattern, pattern.flags)
+    nodes = _parsed(pattern)
     need = _sequence(nodes, bool(pattern.flags & re.IGNORECASE), _Edges())
     return need if need.digits else replace(need, token=0)  # conditions on tokens are those of codes
+
+
+def reach_of(pattern: re.Pattern[str], signs: Collection[str]) -> int:
+    """How many characters of a match stand before the first that can be one of these signs alone, at most."""
+    nodes = _parsed(pattern)
+    reach = _reach(nodes, {ord(sign) for sign in signs if len(sign) == 1})
+    return MAX_CHARACTERS if reach is None else min(reach, MAX_CHARACTERS)
+
+
+def _reach(nodes: Any, codes: Collection[int]) -> int | None:
+    for place, (op, value) in enumerate(nodes):
+        within = None
+        if op in (sre.LITERAL, sre.IN):
+            within = 0 if _only(value if op is sre.IN else [(op, value)], codes) else None
+        elif op is sre.SUBPATTERN:
+            within = _reach(value[3], codes)
+        elif op is sre.MAX_REPEAT and value[0] > 0:
+            within = _reach(value[2], codes)
+        if within is not None:
+            return nodes[:place].getwidth()[1] + within
+    return None
 
 
 @dataclass(frozen=True)
@@ -312,7 +376,7 @@ class Lead:
 
 def lead_of(pattern: re.Pattern[str]) -> Lead | None:
     """``None`` where a match may begin with anything, or with what stands everywhere."""
-    nodes = parser.parse(pattern.pattern, pattern.flags)
+    nodes = _parsed(pattern)
     begun = _led(nodes, bool(pattern.flags & re.IGNORECASE), begins=False)
     if begun is None:
         return None

@@ -8,23 +8,28 @@ lies in the file under a key that exists in memory only. Not here: what the know
 from __future__ import annotations
 
 import hashlib
-import itertools
+import marshal
 import os
 import sqlite3
 import uuid
-from collections import OrderedDict
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dr_platform.masking.classification import Holds
-from dr_platform.masking.text import Person
+from dr_platform.masking.text import NOBODY, Crowd, Known, Person
 from dr_platform.masking.values import canonical
 
 _REMEMBERED = 20_000
 _WAIT_S = 600.0
 """For another process that links derived keys: seconds for a million people."""
-_BETWEEN = "\0"
+_LENGTH = 4
+"""Bytes before each person in the file of what is known."""
+_READ = 1_024
+"""Bytes that most people need no more than."""
+_MOST_PLACES = 500_000
 _NAMES = uuid.NAMESPACE_URL.bytes
 _ASKED_AT_ONCE = 500
 """SQLite takes a bounded number of parameters."""
@@ -63,6 +68,7 @@ class Roster:
     def __init__(self, file: RosterFile) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        self.file = file
         self._cipher = AESGCM(file.key)
         self._connection = sqlite3.connect(file.path, timeout=_WAIT_S, isolation_level=None)
         for statement in (
@@ -70,22 +76,50 @@ class Roster:
             "PRAGMA synchronous = OFF",
             "PRAGMA cache_size = -32768",  # kibibytes; with the default every second insert reads a page again
             "PRAGMA mmap_size = 1073741824",
-            "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, known BLOB) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS people (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS crowd (telling BLOB)",
             "CREATE TABLE IF NOT EXISTS links (kind TEXT, name TEXT, key TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID",
         ):
             self._connection.execute(statement)
         self._is_derived = False
-        self._recent: OrderedDict[tuple[str, str], Person] = OrderedDict()
+        self._recent: dict[str, dict[str, Person]] = {}
+        self._met = Crowd()
+        self._known_file = os.open(file.path.with_suffix(".known"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._places: tuple[array[int], array[int]] | None = None
+        """Hashes of the keys of whom something is known, in order, and where it is kept: sixteen bytes a person,
+        and one in 2**64 for each that somebody unknown is taken for known."""
+        self._version: int | None = None
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
         """People with what identifies them, plain."""
+        known = {canonical(key): Known.of(identifiers) for key, identifiers in people}
+        new = self._met.add(known.values())
+        self._connection.execute("BEGIN IMMEDIATE")
         # In order of the keys, so that neighbours go into one page.
-        rows = sorted((name := canonical(key), self._sealed(Person.known_by(name, known))) for key, known in people)
-        self._connection.execute("BEGIN")
+        rows = sorted(zip(known, self._kept(list(known.values())), strict=True))
         self._connection.executemany("INSERT OR REPLACE INTO people VALUES (?, ?)", rows)
+        if new:
+            self._connection.execute("INSERT INTO crowd VALUES (?)", (self._encrypted(marshal.dumps(new)),))
         self._connection.execute("PRAGMA user_version = 0")
         self._connection.execute("COMMIT")
-        self._is_derived = False
+        self._is_derived, self._places = False, None
+        self._recent.clear()
+
+    @property
+    def crowd(self) -> Crowd:
+        """Everybody, whichever process told of them."""
+        self._learn()
+        return self._met
+
+    def _learn(self) -> None:
+        """What other processes told since the last time."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return
+        self._version, self._places = version, None
+        self._recent.clear()
+        for (sealed,) in self._connection.execute("SELECT telling FROM crowd"):
+            self._met.take(marshal.loads(self._decrypted(sealed)))  # noqa: S302 - this run's own
 
     def _derive(self) -> None:
         """Link the UUIDs that are derived from keys: when the first of them is asked for, because most runs
@@ -103,23 +137,31 @@ class Roster:
 
     def link(self, kind: str, pairs: Iterable[tuple[str, str]]) -> None:
         """Keys of other things with the key of the person they belong to."""
-        self._connection.execute("BEGIN")
+        self._connection.execute("BEGIN IMMEDIATE")
         rows = ((kind, canonical(name), canonical(key)) for name, key in pairs)
         self._connection.executemany("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", rows)
         self._connection.execute("COMMIT")
 
     def close(self) -> None:
         self._connection.close()
+        os.close(self._known_file)
 
     def people(self, kind: str, names: Iterable[object]) -> Mapping[str, Person]:
         """By canonical name. Whom nobody knows is a person of their own, under that very name."""
-        wanted = {canonical(name) for name in names if name is not None}
-        found = {name: person for name in wanted if (person := self._recent.get((kind, name))) is not None}
-        for name, person in self._looked_up(kind, sorted(wanted - found.keys())).items():
-            found[name] = self._recent[kind, name] = person
-        while len(self._recent) > _REMEMBERED:
-            self._recent.popitem(last=False)
-        return found
+        wanted = [name for name in names if name is not None]
+        return dict(zip(map(canonical, wanted), self.owners(kind, wanted), strict=True))
+
+    def owners(self, kind: str, names: Sequence[object]) -> list[Person]:
+        """The same, in order of the names, and nobody for ``None``."""
+        self._learn()
+        wanted = [None if name is None else canonical(name) for name in names]
+        recent = self._recent.setdefault(kind, {})
+        missing = {name for name in wanted if name is not None and name not in recent}
+        if len(recent) + len(missing) > _REMEMBERED:
+            recent.clear()
+            missing = {name for name in wanted if name is not None}
+        recent |= self._looked_up(kind, sorted(missing))
+        return [recent.get(name, NOBODY) for name in wanted]
 
     def _looked_up(self, kind: str, names: Sequence[str]) -> dict[str, Person]:
         found: dict[str, Person] = {}
@@ -149,18 +191,55 @@ class Roster:
         return dict(self._connection.execute(query, (kind, *names)))
 
     def _known(self, keys: Sequence[str]) -> dict[str, Person]:
-        marks = ",".join("?" * len(keys))
-        query = f"SELECT key, known FROM people WHERE key IN ({marks})"  # noqa: S608 - question marks
-        return {key: self._opened(key, sealed) for key, sealed in self._connection.execute(query, keys)}
+        if self._places is None:
+            self._places = self._all_places()
+        hashes, places = self._places
+        if not hashes:
+            marks = ",".join("?" * len(keys))
+            query = f"SELECT key, place FROM people WHERE place > 0 AND key IN ({marks})"  # noqa: S608 - question marks
+            return {key: Person(key, place, self._opened) for key, place in self._connection.execute(query, keys)}
+        end, opened, found = len(hashes), self._opened, {}
+        for key in keys:
+            at = bisect_left(hashes, hashed := hash(key))
+            if at < end and hashes[at] == hashed:
+                found[key] = Person(key, places[at], opened)
+        return found
 
-    def _sealed(self, person: Person) -> bytes:
-        nonce, pairs = os.urandom(12), (*person.words, *person.codes, *person.numbers)
-        told = [str(len(person.words)), str(len(person.codes)), *itertools.chain.from_iterable(pairs)]
-        return nonce + self._cipher.encrypt(nonce, _BETWEEN.join(told).encode(errors="surrogatepass"), None)
+    def _all_places(self) -> tuple[array[int], array[int]]:
+        """Empty where there are too many for the memory of a process."""
+        (people,) = self._connection.execute("SELECT count(*) FROM people").fetchone()
+        told = (
+            self._connection.execute("SELECT key, place FROM people WHERE place > 0") if people <= _MOST_PLACES else ()
+        )
+        pairs = sorted((hash(key), place) for key, place in told)
+        return array("q", (hashed for hashed, _ in pairs)), array("q", (at for _, at in pairs))
 
-    def _opened(self, key: str, sealed: bytes) -> Person:
-        plain = self._cipher.decrypt(sealed[:12], sealed[12:], None).decode(errors="surrogatepass")
-        words, codes, *texts = plain.split(_BETWEEN)
-        pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
-        spoken, named = int(words), int(words) + int(codes)
-        return Person(key, pairs[:spoken], pairs[spoken:named], pairs[named:])
+    def _kept(self, known: Sequence[Known]) -> list[int]:
+        """Where each is kept from now on, counted from one; zero where nothing is known."""
+        end, places, written = os.lseek(self._known_file, 0, os.SEEK_END) + 1, [], []
+        for one in known:
+            if not (one.words or one.codes):
+                places.append(0)
+                continue
+            sealed = self._encrypted(marshal.dumps(tuple(one)))
+            written += (len(sealed).to_bytes(_LENGTH), sealed)
+            places.append(end)
+            end += _LENGTH + len(sealed)
+        waiting = memoryview(b"".join(written))
+        while waiting:
+            waiting = waiting[os.write(self._known_file, waiting) :]
+        return places
+
+    def _opened(self, place: int) -> Known:
+        found = os.pread(self._known_file, _READ, place - 1)
+        end = _LENGTH + int.from_bytes(found[:_LENGTH])
+        if end > len(found):
+            found = os.pread(self._known_file, end, place - 1)
+        return Known(*marshal.loads(self._decrypted(found[_LENGTH:end])))  # noqa: S302 - this run's own
+
+    def _encrypted(self, plain: bytes) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + self._cipher.encrypt(nonce, plain, None)
+
+    def _decrypted(self, sealed: bytes) -> bytes:
+        return self._cipher.decrypt(sealed[:12], sealed[12:], None)

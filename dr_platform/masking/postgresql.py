@@ -9,9 +9,10 @@ processes read in one exported snapshot. Here: schema, plan, execution. Not here
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import multiprocessing
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from dr_platform.masking.classification import Classification, Holds, Table
 from dr_platform.masking.people import Roster, RosterFile
 from dr_platform.masking.port import Access, Masked, NotMaskable, SameDatabase, TargetExists
 from dr_platform.masking.recipe import Recipe
+from dr_platform.masking.roster_rows import identified
 from dr_platform.masking.rows import RowMasker
 from dr_platform.masking.seals import KeyRing
 from dr_platform.masking.sql import DATE_TYPES, INTEGERS, Expressions, banded, needs_python, qualified, quoted
@@ -37,10 +39,12 @@ WORKERS = 2
 _CHUNK_PAGES = 512
 """4 MiB of a table: some tenths of a second of work, so that two workers end together."""
 _BATCH_ROWS = 500
+_TOLD_ROWS = 5_000
 _WRITE_BYTES = 1 << 18
 _DATES = frozenset({Holds.DATE, Holds.BIRTH_DATE})
 _NULL = b"\\N"
 _LOW, _HIGH = "«low»", "«high»"
+_PAGES = f"t.ctid >= '({_LOW},0)'::tid AND t.ctid < '({_HIGH},0)'::tid"
 
 _COLUMNS = """
 SELECT n.nspname || '.' || c.relname, a.attname, format_type(a.atttypid, NULL), NOT a.attnotnull, a.attgenerated <> ''
@@ -118,7 +122,7 @@ def connect(access: Access, database: str | None = None) -> Connection:
         connect_timeout=int(CONNECT_TIMEOUT_S),
         passfile="/dev/null/none",  # a password file of the invoking user must not decide who gets in
         application_name="drp-mask",
-        options="-c timezone=UTC -c statement_timeout=0",
+        options="-c timezone=UTC -c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
         autocommit=True,
         **encryption,
     )
@@ -239,7 +243,7 @@ def plan_table(name: str, schema: SchemaFacts, table: Table, recipe: Recipe) -> 
     columns, lateral = ", ".join(selected), expressions.lateral()
     query = (
         f"WITH {expressions.keys()} SELECT {columns} FROM k, {qualified(name)} t{lateral}"  # noqa: S608 - quoted names
-        f" WHERE t.ctid >= '({_LOW},0)'::tid AND t.ctid < '({_HIGH},0)'::tid"
+        f" WHERE {_PAGES}"
     )
     texts_alone = extra == (table.person,) and all(
         table.columns[c].holds is Holds.TEXT and table.columns[c].sealed is None and types[c] != "bytea"
@@ -275,7 +279,6 @@ class Job:
     source: Access
     target: Access
     snapshot: str
-    recipe: Recipe
     roster: RosterFile
     opened: KeyRing = field(repr=False)
     sealing: KeyRing = field(repr=False)
@@ -287,17 +290,44 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.source, self.target = connect(job.source), connect(job.target)
+        self.source = connect(job.source)
         self.source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         self.source.execute(f"SET TRANSACTION SNAPSHOT '{job.snapshot}'".encode())
-        # Foreign keys are checked by a gate over the whole result; loading is in any order.
-        self.target.execute("SET session_replication_role = replica; SET synchronous_commit = off")
         self.roster = Roster(job.roster)
 
-    def carry(self, plan: TablePlan, low: int, high: int) -> Masked:
+    @functools.cached_property
+    def target(self) -> Connection:
+        """It is not there yet while people are read."""
+        target = connect(self.job.target)
+        # Foreign keys are checked by a gate over the whole result; loading is in any order.
+        target.execute("SET session_replication_role = replica; SET synchronous_commit = off")
+        return target
+
+    def tell(self, name: str, low: int, high: int) -> None:
+        """The roster of people and of what is linked to them."""
+        table = self.job.tables[name]
+        if table.people:
+            columns = identified(table)
+            listed = [f"{quoted(c)}::text" if c == columns.key else quoted(c) for c in columns.read]
+            for rows in self._rows(name, listed, low, high):
+                told = [dict(zip(columns.read, row, strict=True)) for row in rows]
+                self.roster.add(columns.people(told, self.job.opened))
+        for kind, column in table.links.items():
+            for rows in self._rows(name, [f"{quoted(column)}::text", f"{quoted(table.person)}::text"], low, high):
+                self.roster.link(kind, rows)
+
+    def _rows(self, name: str, listed: Sequence[str], low: int, high: int) -> Iterator[list[Any]]:
+        with self.source.cursor("told") as cursor:
+            cursor.itersize = _TOLD_ROWS
+            query = f"SELECT {', '.join(listed)} FROM {qualified(name)} t WHERE {_PAGES}"  # noqa: S608 - quoted names
+            cursor.execute(between(query, low, high).encode())
+            while rows := cursor.fetchmany(_TOLD_ROWS):
+                yield rows
+
+    def carry(self, plan: TablePlan, recipe: Recipe, low: int, high: int) -> Masked:
         for name, value in plan.settings.items():
             self.source.execute("SELECT set_config(%s, %s, true)", (name, value))
-        query = plan.query.replace(_LOW, str(low)).replace(_HIGH, str(high))
+        query = between(plan.query, low, high)
         form = "" if plan.by_python else " (FORMAT binary)"
         listed = ", ".join(quoted(c) for c in plan.columns)
         into = f"COPY {qualified(plan.name)} ({listed}) FROM STDIN{form}"
@@ -306,15 +336,15 @@ class _Worker:
             missed = (0, 0)
             with cursor.copy(into.encode()) as back:
                 if plan.by_python:
-                    missed = self._through_python(plan, out, back)
+                    missed = self._through_python(plan, recipe, out, back)
                 else:
                     _pass_on(out, back)
             return Masked(plan.name, cursor.rowcount, cursor.rowcount, *missed)
 
-    def _through_python(self, plan: TablePlan, out: Iterable[bytes], back: Any) -> tuple[int, int]:
+    def _through_python(self, plan: TablePlan, recipe: Recipe, out: Iterable[bytes], back: Any) -> tuple[int, int]:
         """How many values did not open, and how many texts were nobody's."""
         job = self.job
-        masker = RowMasker(job.tables[plan.name], job.recipe, self.roster, job.opened, job.sealing)
+        masker = RowMasker(job.tables[plan.name], recipe, self.roster, job.opened, job.sealing)
         batch: list[list[bytes]] = []
         for chunk in out:
             batch.append(chunk[:-1].split(b"\t"))
@@ -427,10 +457,18 @@ def _begin(job: Job) -> None:
     _worker = _Worker(job)
 
 
-def _carry(plan: TablePlan, low: int, high: int) -> Masked:
+def _working() -> _Worker:
     if _worker is None:
         raise RuntimeError("a worker without its job")
-    return _worker.carry(plan, low, high)
+    return _worker
+
+
+def _tell(name: str, low: int, high: int) -> None:
+    _working().tell(name, low, high)
+
+
+def _carry(plan: TablePlan, recipe: Recipe, low: int, high: int) -> Masked:
+    return _working().carry(plan, recipe, low, high)
 
 
 def ranges(pages: int, size: int = _CHUNK_PAGES) -> list[tuple[int, int]]:
@@ -440,30 +478,50 @@ def ranges(pages: int, size: int = _CHUNK_PAGES) -> list[tuple[int, int]]:
     return found
 
 
-def carry_over(
-    job_of: Any, source: Access, plans: Sequence[TablePlan], progress: Progress = silent
-) -> tuple[Masked, ...]:
-    """Run all plans. ``job_of`` makes the job for the name of the exported snapshot."""
-    with connect(source) as holder, holder.transaction():
-        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        snapshot = holder.execute("SELECT pg_export_snapshot()").fetchone()
-        tasks = [(plan, *span) for plan in plans for span in ranges(_pages(holder, plan.name))]
-        return _run(job_of(snapshot[0] if snapshot else ""), tasks, progress)
+def between(query: str, low: int, high: int) -> str:
+    """A query of a range of pages, which ends before ``high``."""
+    return query.replace(_LOW, str(low)).replace(_HIGH, str(high))
 
 
-def _run(job: Job, tasks: Sequence[tuple[TablePlan, int, int]], progress: Progress) -> tuple[Masked, ...]:
-    # Spawned, not forked: drivers of other engines have threads in this process.
-    context = multiprocessing.get_context("spawn")
-    totals: dict[str, Masked] = {}
-    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
+class Workers:
+    """Two processes that read one snapshot of the source, from the first person to the last row. To be closed."""
+
+    def __init__(self, source: Access, job_of: Callable[[str], Job]) -> None:
+        """``job_of`` makes the job for the name of the exported snapshot."""
+        with contextlib.ExitStack() as stack:
+            self._holder = stack.enter_context(connect(source))
+            stack.enter_context(self._holder.transaction())
+            self._holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            snapshot = self._holder.execute("SELECT pg_export_snapshot()").fetchone()
+            job = job_of(snapshot[0] if snapshot else "")
+            # Spawned, not forked: drivers of other engines have threads in this process.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(job,))
+            stack.callback(self._pool.shutdown, cancel_futures=True)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def fill_roster(self, known: Classification) -> None:
+        """Read the tables of people, and those that link something to people."""
+        told = [name for name, table in known.tables.items() if table.is_masked and (table.people or table.links)]
+        tasks = [(name, *span) for name in told for span in ranges(_pages(self._holder, name))]
+        for done in as_completed([self._pool.submit(_tell, *task) for task in tasks]):
+            done.result()
+
+    def carry_over(self, plans: Sequence[TablePlan], recipe: Recipe, progress: Progress = silent) -> tuple[Masked, ...]:
+        """Run all plans."""
+        totals: dict[str, Masked] = {}
+        tasks = [(plan, recipe, *span) for plan in plans for span in ranges(_pages(self._holder, plan.name))]
         # Long ranges first, those that pass through Python before the others.
-        ordered = sorted(tasks, key=lambda task: (not task[0].by_python, task[1]))
-        for done in as_completed([pool.submit(_carry, *task) for task in ordered]):
+        ordered = sorted(tasks, key=lambda task: (not task[0].by_python, task[2]))
+        for done in as_completed([self._pool.submit(_carry, *task) for task in ordered]):
             one = done.result()
             totals[one.name] = totals.get(one.name, Masked(one.name, 0, 0)).plus(one)
-    for one in totals.values():
-        progress(f"{one.name}: {one.rows} rows")
-    return tuple(totals[name] for name in sorted(totals))
+        for one in totals.values():
+            progress(f"{one.name}: {one.rows} rows")
+        return tuple(totals[name] for name in sorted(totals))
 
 
 def _pages(connection: Connection, table: str) -> int:
@@ -471,30 +529,6 @@ def _pages(connection: Connection, table: str) -> int:
         "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::bigint", (qualified(table),)
     ).fetchone()
     return int(row[0]) if row else 0
-
-
-def fill_roster(connection: Connection, roster: Roster, known: Classification, opened: KeyRing) -> None:
-    """Read the table of people, a batch at a time."""
-    from dr_platform.masking.roster_rows import identified
-
-    for name, table in known.tables.items():
-        if not table.people or not table.is_masked:
-            continue
-        with connection.transaction(), connection.cursor(f"people_{abs(hash(name))}") as cursor:
-            cursor.itersize = 5_000
-            columns = identified(table)
-            listed = ", ".join(f"{quoted(c)}::text" if c == columns.key else quoted(c) for c in columns.read)
-            cursor.execute(f"SELECT {listed} FROM {qualified(name)}".encode())  # noqa: S608 - quoted names
-            while rows := cursor.fetchmany(5_000):
-                roster.add(columns.people([dict(zip(columns.read, row, strict=True)) for row in rows], opened))
-    for name, table in known.tables.items():
-        for kind, column in table.links.items():
-            if table.is_masked:
-                query = f"SELECT {quoted(column)}::text, {quoted(table.person)}::text FROM {qualified(name)}"  # noqa: S608
-                with connection.transaction(), connection.cursor("links") as cursor:
-                    cursor.execute(query.encode())
-                    while rows := cursor.fetchmany(5_000):
-                        roster.link(kind, rows)
 
 
 # The target

@@ -21,7 +21,7 @@ from dr_platform.masking import postgresql as pg
 from dr_platform.masking.anonymity import Anonymity, anonymise
 from dr_platform.masking.canaries import Canaries, Canary
 from dr_platform.masking.classification import IDENTIFIERS, Classification, Column, Holds, Table
-from dr_platform.masking.people import Roster
+from dr_platform.masking.people import Roster, RosterFile
 from dr_platform.masking.port import Access, Gate, Masked, NotMaskable, Run, SameDatabase
 from dr_platform.masking.seals import KeyRing, place_of
 from dr_platform.masking.sql import INTEGERS, qualified, quoted
@@ -55,6 +55,7 @@ class PostgresMasking:
         self._known, self._steps = known, steps
         self._opened, self._sealing = opened, sealing
         self._made = False
+        self._workers: pg.Workers | None = None
         self._anonymity: tuple[Anonymity, ...] = ()
         with pg.connect(source) as connection:
             self._schema = pg.read_schema(connection)
@@ -150,8 +151,16 @@ class PostgresMasking:
     # The run
 
     def fill(self, roster: Roster) -> None:
-        with pg.connect(self._source) as connection:
-            pg.fill_roster(connection, roster, self._known, self._opened)
+        self._hired(roster.file).fill_roster(self._known)
+
+    def _hired(self, roster: RosterFile) -> pg.Workers:
+        """Workers stay from the first person to the last row."""
+        if self._workers is None:
+            facts = (roster, self._opened, self._sealing, self._masked_tables())
+            self._workers = pg.Workers(
+                self._source, lambda snapshot: pg.Job(self._source, self._target, snapshot, *facts)
+            )
+        return self._workers
 
     def make_target(self) -> None:
         pg.make_target(self._target, self._source)
@@ -173,14 +182,9 @@ class PostgresMasking:
         tables = self._masked_tables()
         plans = [pg.plan_table(name, self._schema, table, run.recipe) for name, table in tables.items()]
 
-        def job(snapshot: str) -> pg.Job:
-            return pg.Job(
-                self._source, self._target, snapshot, run.recipe, run.roster, self._opened, self._sealing, tables
-            )
-
         with pg.connect(self._target) as connection:
-            with pg.open_for_loading(connection, list(tables)):
-                done = pg.carry_over(job, self._source, plans, run.progress)
+            with pg.open_for_loading(connection, list(tables)), contextlib.closing(self):
+                done = self._hired(run.roster).carry_over(plans, run.recipe, run.progress)
                 pg.rechain(connection, self._known)
             pg.advance_sequences(connection, plans)
             self._anonymity = tuple(
@@ -188,7 +192,7 @@ class PostgresMasking:
                 for name, table in tables.items()
                 if table.people
             )
-            connection.execute("ANALYZE")
+            connection.execute(f"ANALYZE {', '.join(map(qualified, tables))}".encode())
         return done
 
     def discard(self) -> None:
@@ -197,7 +201,9 @@ class PostgresMasking:
             self._made = False
 
     def close(self) -> None:
-        """Every connection is closed where it is used."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     # Proofs
 

@@ -50,7 +50,8 @@ class Recipe:
 
     def digest(self, domain: str, value: str) -> bytes:
         """HMAC-SHA-256 of a canonical value: 32 bytes from which the masked value is made."""
-        inner, outer = (pad.copy() for pad in _begun(self.master, domain))
+        begun, ended = _begun(self.master, domain)
+        inner, outer = begun.copy(), ended.copy()
         inner.update(value.encode())
         outer.update(inner.digest())
         return outer.digest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dr_platform.masking.classification import Column, Holds, Seal, Table
@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 REMOVED_TEXT = "[REMOVED]"
 """Stands for a sealed text that did not open, and for a text of somebody of whom nothing is known: only its
 shapes could be found, and the name that stands in it would stay."""
+_CONTAINER = Column(holds=Holds.SECRET)
+"""What has no class of its own is a container, whose leaves have; a leaf in its place is removed."""
 _LATE = frozenset({Holds.BLIND_INDEX})
 _DATED = frozenset({Holds.DATE, Holds.BIRTH_DATE, Holds.KEY})
 
@@ -90,6 +92,26 @@ def _is_dated(column: Column) -> bool:
     return column.holds in _DATED or any(map(_is_dated, column.paths.values()))
 
 
+class _Shape:
+    """A place in documents. Those that lead to a classified one are kept, so that no path is put together for
+    each value."""
+
+    def __init__(self, columns: Mapping[str, Column], path: str = "") -> None:
+        self._columns, self.path, self.column = columns, path, _column_at(columns, path)
+        self._kept: dict[str | None, _Shape] = {}
+
+    def below(self, field_: str | None) -> _Shape:
+        """Under a name, or in a list."""
+        return self._kept.get(field_) or self._made(field_)
+
+    def _made(self, field_: str | None) -> _Shape:
+        path = f"{self.path}[]" if field_ is None else f"{self.path}.{field_}" if self.path else field_
+        made = _Shape(self._columns, path)
+        if any(classified.startswith(path) for classified in self._columns):
+            self._kept[field_] = made
+        return made
+
+
 @dataclass
 class RowMasker:
     """Masks rows of one table. ``opened`` has the source's keys, ``sealing`` those of staging."""
@@ -99,7 +121,6 @@ class RowMasker:
     roster: Roster
     opened: KeyRing
     sealing: KeyRing
-    texts: TextMasker = field(default_factory=TextMasker)
     unopened: Counter[str] = field(default_factory=Counter)
     unowned: Counter[str] = field(default_factory=Counter)
     waiting: list[_Waiting] = field(default_factory=list, repr=False)
@@ -107,8 +128,9 @@ class RowMasker:
 
     def __post_init__(self) -> None:
         self._open, self._seal = self.opened.cipher(), self.sealing.cipher()
+        self._texts = TextMasker(self.roster.crowd)
         self._orders: dict[tuple[str, ...], _Order] = {}
-        self._inside: dict[int, RowMasker] = {}
+        self._shapes: dict[int, _Shape] = {}
 
     def mask(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Every column of every row; the table must classify all of them."""
@@ -129,7 +151,7 @@ class RowMasker:
     def _mask_waiting(self) -> None:
         """All texts of a batch at once, because many cost little more than one."""
         waiting, self.waiting[:] = tuple(self.waiting), ()
-        found = self.texts.mask_all([one.text for one in waiting], [one.person for one in waiting])
+        found = self._texts.mask_all([one.text for one in waiting], [one.person for one in waiting])
         for one, text in zip(waiting, found, strict=True):
             one.text = text
 
@@ -139,8 +161,7 @@ class RowMasker:
 
     def owners(self, keys: Sequence[Any]) -> list[Person]:
         """Whose each row is, from the values of its column that names the person."""
-        people = self.roster.people(self.table.link, keys)
-        return [people.get(canonical(key), NOBODY) for key in keys]
+        return self.roster.owners(self.table.link, keys)
 
     def _one(self, row: Row, done: dict[str, Any], person: Person) -> tuple[_Order, dict[str, Any]]:
         """Everything but texts, which wait; the second is what sealed columns hold, not yet sealed."""
@@ -164,7 +185,7 @@ class RowMasker:
             done["key_version"] = type(row["key_version"] or 1)(self._seal.key_version)
 
     def _order_of(self, row: Row, done: Row) -> _Order:
-        names = tuple(name for name in row if name not in done)
+        names = tuple(name for name in row if name not in done) if done else tuple(row)
         if names not in self._orders:
             self._orders[names] = _order(self.table, names)
         return self._orders[names]
@@ -196,6 +217,8 @@ class RowMasker:
 
     def texts_of(self, values: Sequence[Any], people: Sequence[Person], path: str) -> list[Any]:
         """Texts, each with its person, which stand at this path; what is missing stays so."""
+        if None not in values and all(person.is_known for person in people):
+            return self._texts.mask_all(values, people)
         found = [None if v is None else self._text(v, p, path) for v, p in zip(values, people, strict=True)]
         self._mask_waiting()
         return [_settled(text) for text in found]
@@ -213,18 +236,19 @@ class RowMasker:
 
     def _json(self, column: Column, value: Any, person: Person, moment: Moment) -> Any:
         document = json.loads(value) if isinstance(value, str) else value
-        if id(column) not in self._inside:
-            self._inside[id(column)] = replace(self, table=Table(columns=column.paths))
-        masked = self._inside[id(column)].inside(document, "", person, moment)
+        if id(column) not in self._shapes:
+            self._shapes[id(column)] = _Shape(column.paths)
+        masked = self._within(self._shapes[id(column)], document, person, moment)
         return _Written(masked) if isinstance(value, str) else masked
 
-    def inside(self, value: Any, path: str, person: Person, moment: Moment) -> Any:
-        """A document whose paths are the table's columns."""
+    def _within(self, shape: _Shape, value: Any, person: Person, moment: Moment) -> Any:
+        """A document, or a part of one."""
         if isinstance(value, dict):
-            return {k: self.inside(v, f"{path}.{k}" if path else k, person, moment) for k, v in value.items()}
+            return {k: self._within(shape.below(k), one, person, moment) for k, one in value.items()}
         if isinstance(value, list):
-            return [self.inside(v, f"{path}[]", person, moment) for v in value]
-        return self._value(_column_at(self.table.columns, path), value, person, moment, path)
+            below = shape.below(None)
+            return [self._within(below, one, person, moment) for one in value]
+        return self._value(shape.column, value, person, moment, shape.path)
 
     def _derived(self, column: Column, value: Any) -> Any:
         """A name-based UUID of a key: that of the masked key where the key is known."""
@@ -251,10 +275,6 @@ class RowMasker:
 def _column_at(columns: Mapping[str, Column], path: str) -> Column:
     """The column of a path; a container of classified paths is nothing by itself."""
     return columns.get(path) or _CONTAINER
-
-
-_CONTAINER = Column(holds=Holds.SECRET)
-"""What has no class of its own is a container, whose leaves have; a leaf in its place is removed."""
 
 
 def leaf_paths(value: Any, path: str = "") -> Iterator[str]:

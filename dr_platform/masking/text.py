@@ -14,8 +14,10 @@ import json
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+from ahocorasick_rs import BytesAhoCorasick
 
 from dr_platform.masking.classification import Holds
 from dr_platform.phi import MAX_CHARACTERS, PhiDetector
@@ -32,9 +34,11 @@ _BLOB = 64
 """Base64 of this length that is no text may be a picture or a recording, and goes."""
 _SHORTEST_WORD = 3
 """Shorter parts of a name are words of the language too; whole names are found whatever their length."""
-_BETWEEN_PARTS = re.compile(r"[\s,.]+")
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = bytes(code for code in range(256) if not ord("0") <= code <= ord("9"))
+_SEPARATOR = "\x1e"
+_NO_MARKS = _NO_DIGITS.translate(None, b"@" + _SEPARATOR.encode())
+_APART = bytes(code if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256))
 _MARKS = {holds: f"[{holds.value.replace('-', '_').upper()}]" for holds in Holds}
 _PARTED = frozenset({Holds.NAME, Holds.ADDRESS})
 """Classes whose parts identify by themselves."""
@@ -44,15 +48,14 @@ _NUMBERED = frozenset(
 _FIELD_WORDS = re.compile(r"[_-]+|(?<=[a-z])(?=[A-Z])")
 """Between the words of a field's name: ``birth_date``, ``zipCode``."""
 _FEWEST_DIGITS = 6
+_MOST_WORDS, _MOST_SIGNS = 200_000, 16
 _WIDEST_GAP = 4
 """Characters from one digit of a number to the next."""
 
 
-class Person(NamedTuple):
-    """One person: the key that dates are shifted by, and what they are known by in texts, with its marks.
-    Made once a person and used for each of their texts."""
+class Known(NamedTuple):
+    """What a person is known by in texts, with its marks."""
 
-    key: str
     words: tuple[tuple[str, str], ...] = ()
     """Folded texts without digits by which the person is named."""
     codes: tuple[tuple[str, str], ...] = ()
@@ -61,23 +64,56 @@ class Person(NamedTuple):
     """Digits by which the person is known."""
 
     @classmethod
-    def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
+    def of(cls, identifiers: Iterable[tuple[Holds, str]]) -> Known:
         """From what identifies the person, plain."""
         words: dict[str, str] = {}
         codes: dict[str, str] = {}
         numbers: dict[str, str] = {}
-        for holds, value in known:
+        for holds, value in identifiers:
             mark, told = _MARKS[holds], value.replace("\0", " ")
-            for part in _spoken(holds, told):
+            text = (told if told.isascii() else unicodedata.normalize("NFKC", told)).strip()
+            for part in (text, *_parts(text)) if holds in _PARTED else (text,):
                 folded = part.casefold()
                 (words if folded.isalpha() or not _DIGIT.search(folded) else codes)[folded] = mark
             if holds in _NUMBERED and len(number := _digits(told)) >= _FEWEST_DIGITS:
                 numbers[number] = mark
-        return cls(key, tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
+        words.pop("", None)
+        return cls(tuple(words.items()), tuple(codes.items()), tuple(numbers.items()))
+
+
+_NOTHING = Known()
+
+
+class Person:
+    """One person: the key that dates are shifted by, and what they are known by. Most texts name nobody, so
+    what is kept sealed is opened for the first text that may."""
+
+    __slots__ = ("_known", "_opened", "key")
+
+    def __init__(self, key: str, known: Known | int = _NOTHING, opened: Callable[[int], Known] | None = None) -> None:
+        """``known`` may be a place, of which ``opened`` tells what is kept there."""
+        self.key, self._known, self._opened = key, known, opened
+
+    @classmethod
+    def known_by(cls, key: str, known: Iterable[tuple[Holds, str]]) -> Person:
+        """From what identifies the person, plain."""
+        return cls(key, Known.of(known))
+
+    @property
+    def known(self) -> Known:
+        if isinstance(self._known, int):
+            self._known = self._opened(self._known) if self._opened else _NOTHING
+        return self._known
 
     @property
     def is_known(self) -> bool:
-        return bool(self.words or self.codes)
+        return isinstance(self._known, int) or bool(self._known.words or self._known.codes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Person) and (self.key, self.known) == (other.key, other.known)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return f"Person({self.key!r})"
@@ -86,14 +122,13 @@ class Person(NamedTuple):
 NOBODY = Person("")
 
 
-def _spoken(holds: Holds, value: str) -> Iterator[str]:
-    text = (value if value.isascii() else unicodedata.normalize("NFKC", value)).strip()
-    if text:
-        yield text
-    if holds in _PARTED:
-        for part in _BETWEEN_PARTS.split(text):
-            if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON:
-                yield part
+def _parts(name: str) -> list[str]:
+    """Parts that identify by themselves."""
+    return [
+        part
+        for part in name.replace(",", " ").replace(".", " ").split()
+        if len(part) >= _SHORTEST_WORD and not part.isdigit() and part.casefold() not in _COMMON
+    ]
 
 
 def _digits(text: str) -> str:
@@ -104,11 +139,97 @@ def _digits(text: str) -> str:
 _COMMON = frozenset({"street", "avenue", "road", "lane", "drive", "court", "apt", "the", "and", "van", "von", "del"})
 
 
+class Crowd:
+    """Words of which one stands in every text that names any of many people: what has none of them is not
+    searched for the person it belongs to.
+
+    A text with ``@``, or with as many digits as a number has, may always name somebody, so that addresses and
+    numbers, of which everybody has their own, need not be among the words.
+    """
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._signs: set[str] = set()
+        """What has no word: a dash in place of a name, or a name in other letters."""
+        self._search: Callable[..., Any] | None = None
+
+    def add(self, people: Iterable[Known]) -> list[str]:
+        """What tells of these people and was not there yet."""
+        words = {text for known in people for text, _ in known.words}
+        codes = (text for known in people for text, _ in known.codes if not _has_marks(text))
+        return self.take({word for text in words.union(codes) if (word := _telling(text)) is not None})
+
+    def take(self, telling: Collection[str]) -> list[str]:
+        """What ``add`` of another crowd gave; of it, what is new."""
+        if self.is_everywhere:
+            return []
+        words = {word for word in telling if word.isascii() and word.isalnum()}
+        new = [*(words - self._words), *(set(telling) - words - self._signs)]
+        self._words |= words
+        self._signs |= set(telling) - words
+        self._search = None
+        return new
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it takes more to know which texts to search than to search all of them."""
+        return len(self._words) > _MOST_WORDS or len(self._signs) > _MOST_SIGNS
+
+    def named_in(self, texts: Sequence[str]) -> Collection[int]:
+        """Places of those that may name somebody."""
+        if self.is_everywhere:
+            return range(len(texts))
+        joined = _SEPARATOR.join(texts)
+        if not joined.isascii():
+            texts = [text.casefold() for text in texts]
+            joined = _SEPARATOR.join(texts)
+        written = joined.encode("ascii", "replace")
+        ends = list(itertools.accumulate(len(text) + 1 for text in texts))
+        found = {bisect_right(ends, at) for at in self._words_at(written)}
+        marks = written.translate(None, _NO_MARKS).split(_SEPARATOR.encode())
+        if len(marks) != len(texts):
+            marks = [text.encode("ascii", "replace").translate(None, _NO_MARKS) for text in texts]
+        found |= {place for place, some in enumerate(marks) if some and (len(some) >= _FEWEST_DIGITS or b"@" in some)}
+        if any(map(joined.__contains__, self._signs)):
+            found |= {place for place, text in enumerate(texts) if any(map(text.__contains__, self._signs))}
+        return found
+
+    def _words_at(self, written: bytes) -> list[int]:
+        if not self._words:
+            return []
+        if self._search is None:
+            whole = [f" {word} ".encode() for word in sorted(self._words)]
+            self._search = BytesAhoCorasick(whole).find_matches_as_indexes
+        plain = b" %b " % written.lower().translate(_APART)
+        return [at for _, at, _ in self._search(plain, overlapping=True)]
+
+
+class Everybody(Crowd):
+    """Of whom nothing is known: every text may name one of them."""
+
+    @property
+    def is_everywhere(self) -> bool:
+        return True
+
+
+def _has_marks(text: str) -> bool:
+    return "@" in text or len(_digits(text)) >= _FEWEST_DIGITS
+
+
+def _telling(text: str) -> str | None:
+    """The longest word of a folded text, or itself where it has none."""
+    if _has_marks(text):
+        return None
+    words = text.encode("ascii", "replace").translate(_APART).split()
+    return max(words, key=len).decode() if words else text
+
+
 class TextMasker:
     """Stateless but for its detector; one may be shared."""
 
-    def __init__(self, detector: PhiDetector | None = None) -> None:
-        self._detector = detector or PhiDetector()
+    def __init__(self, crowd: Crowd | None = None) -> None:
+        """``crowd`` has all people whose texts are masked."""
+        self._detector, self._crowd = PhiDetector(), crowd or Everybody()
 
     def mask(self, text: str, person: Person = NOBODY) -> str:
         """The text with ``[NAME]``, ``[PHONE]``, … in place of what identifies."""
@@ -116,17 +237,19 @@ class TextMasker:
 
     def mask_all(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """The same as ``mask`` of each text and its person, for a fraction of what that costs."""
+        nested = _with_runs(texts)
+        nested.update(i for i, text in enumerate(texts) if not text[:1].isalnum() and _may_be_document(text))
+        sizes = [len(text) for text in texts]
+        if sizes and not 1 < min(sizes) <= max(sizes) <= MAX_CHARACTERS:
+            nested.update(i for i, size in enumerate(sizes) if not 1 < size <= MAX_CHARACTERS)
+        if not nested:
+            return self._words(texts, people)
+        plain = [i for i in range(len(texts)) if i not in nested]
         masked = list(texts)
-        coded = _with_runs(texts)
-        words: list[int] = []
-        for i, text in enumerate(texts):
-            if len(text) > MAX_CHARACTERS or i in coded or _may_be_document(text):
-                masked[i] = self._mask(text, people[i], 0)
-            elif len(text) > 1:
-                words.append(i)
-        found = self._words([texts[i] for i in words], [people[i] for i in words])
-        for i, text in zip(words, found, strict=True):
+        for i, text in zip(plain, self._words([texts[i] for i in plain], [people[i] for i in plain]), strict=True):
             masked[i] = text
+        for i in nested:
+            masked[i] = self._mask(texts[i], people[i], 0)
         return masked
 
     def _mask(self, text: str, person: Person, depth: int) -> str:
@@ -147,10 +270,15 @@ class TextMasker:
     def _words(self, texts: Sequence[str], people: Sequence[Person]) -> list[str]:
         """What is known and what is found by shape are marked together, so that a name inside an address
         does not leave the rest of the address behind."""
-        words, spans = list(texts), [_NO_SPANS] * len(texts)
-        for i, person in enumerate(people):
-            if person.is_known:
-                words[i], spans[i] = _known(person, words[i])
+        words = list(texts)
+        if not all(map(str.isascii, texts)):
+            for i, text in enumerate(texts):
+                if not text.isascii() and people[i].is_known:
+                    words[i] = _normal(text)
+        spans = [_NO_SPANS] * len(words)
+        for i in self._crowd.named_in(words):
+            if people[i].is_known:
+                spans[i] = _named_by(people[i].known, words[i])
         marked: list[int] = []
         for i, detected in enumerate(self._detector.detect_all(words)):
             if detected:
@@ -205,7 +333,7 @@ class TextMasker:
 
 def _may_be_document(text: str) -> bool:
     first = text[:1]
-    return not first.isalnum() and (first in _OPENING or first.isspace())
+    return first in _OPENING or first.isspace()
 
 
 def _with_runs(texts: Sequence[str]) -> set[int]:
@@ -225,25 +353,28 @@ Span = tuple[int, int, str]
 _NO_SPANS: list[Span] = []
 
 
-def _known(person: Person, text: str) -> tuple[str, list[Span]]:
-    """Where the person stands in the text, which may come back in another normal form. Searched for by
-    hand: a pattern would have to be compiled for each person, which costs more than a hundred messages."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+def _normal(text: str) -> str:
+    """The form in which people are searched for in a text that is not ASCII, which is then masked in this form."""
+    text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
-    if len(folded) != len(text):  # ß and its like: places in the one are not those in the other
-        text = folded
+    return text if len(folded) == len(text) else folded  # ß and its like: places in the one are not those in the other
+
+
+def _named_by(known: Known, text: str) -> list[Span]:
+    """Where the person stands in the text. Searched for by hand: a pattern would have to be compiled for each
+    person, which costs more than a hundred messages."""
+    folded = text.casefold()
     spans: list[Span] = []
     digits = _digits(folded)
-    for needle, mark in person.words:
+    for needle, mark in known.words:
         if needle in folded:
             spans += _named(folded, needle, mark)
     if digits:
-        for needle, mark in person.codes:
+        for needle, mark in known.codes:
             if needle in folded:
                 spans += _named(folded, needle, mark)
-        spans += _numbered(text, digits, person.numbers)
-    return text, spans
+        spans += _numbered(text, digits, known.numbers)
+    return spans
 
 
 def _named(folded: str, needle: str, mark: str) -> Iterator[Span]:

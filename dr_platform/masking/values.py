@@ -46,6 +46,11 @@ REMOVED = frozenset({Holds.SSN, Holds.SECRET, Holds.BIOMETRIC, Holds.PHOTO, Hold
 PRESERVING = frozenset({Holds.KEY, Holds.EMAIL, Holds.URL, Holds.SAFE, Holds.QUASI, Holds.BLIND_INDEX, *PREFIXES})
 """Different values stay different (64 bits or more of a keyed digest); all other classes are lossy."""
 
+_PLAIN = frozenset(
+    {Holds.NAME, Holds.EMAIL, Holds.PHONE, Holds.FAX, Holds.ADDRESS, Holds.PLACE, Holds.URL, Holds.IP, *PREFIXES}
+)
+"""What is a text in the place of a text."""
+
 MAX_SHIFT_DAYS = 364
 OLDEST = 90
 """Ages from here on are one category, and so are the birth years that tell of them."""
@@ -148,23 +153,24 @@ def masked_plain(recipe: Recipe, holds: Holds, value: str) -> str | None:
 
 
 def _form(holds: Holds, value: str, digest: bytes) -> str:
-    code = digest.hex()[:16]
+    if (prefix := PREFIXES.get(holds)) is not None:
+        return prefix + digest.hex()[:16]
     match holds:
+        case Holds.PHONE | Holds.FAX:
+            return _phone(value, digest)
         case Holds.NAME:
             return f"{FIRST_NAMES[digest[0] % 64]} {LAST_NAMES[digest[1] % 64]}"
         case Holds.EMAIL:
-            return f"u{code}@example.invalid"
-        case Holds.PHONE | Holds.FAX:
-            return _phone(value, digest)
+            return f"u{digest.hex()[:16]}@example.invalid"
         case Holds.ADDRESS:
             return f"{digest[0] + 1} Example Street"
         case Holds.PLACE:
             return "Exampleton"
         case Holds.URL:
-            return f"https://example.invalid/{code}"
+            return f"https://example.invalid/{digest.hex()[:16]}"
         case Holds.IP:
             return f"192.0.2.{digest[0]}"  # TEST-NET-1, RFC 5737
-    return PREFIXES[holds] + code
+    raise KeyError(holds)
 
 
 _PHONE_FORMS = (
@@ -187,6 +193,8 @@ def _phone(value: str, digest: bytes) -> str:
 def masked_value(recipe: Recipe, column: Column, value: Any, moment: Moment) -> Any:
     """The value of a column that neither is sealed nor holds text or a document."""
     holds = column.holds
+    if isinstance(value, str) and holds in _PLAIN:
+        return masked_plain(recipe, holds, value)
     if value is None or holds in (Holds.SAFE, Holds.QUASI):
         return value
     if holds in REMOVED:

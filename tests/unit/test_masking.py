@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import tempfile
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -42,9 +43,9 @@ from dr_platform.masking.postgresql import (
     ranges,
 )
 from dr_platform.masking.recipe import Profile, Recipe
-from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, leaf_paths
+from dr_platform.masking.rows import REMOVED_TEXT, RowMasker, _Shape, leaf_paths
 from dr_platform.masking.seals import KeyRing, place_of
-from dr_platform.masking.text import DATA, NOBODY, Person, TextMasker
+from dr_platform.masking.text import DATA, NOBODY, Crowd, Known, Person, TextMasker
 from dr_platform.masking.values import (
     OLDEST,
     PREFIXES,
@@ -79,6 +80,7 @@ QUENTIN = Person.known_by(
         (Holds.ADDRESS, "12 Birchwood Lane"),
     ),
 )
+SHORT = Person.known_by("p2", ((Holds.NAME, "A"),))
 
 
 # Keys and tokens
@@ -208,7 +210,7 @@ def test_what_looks_like_an_identifier_goes_whoever_it_belongs_to() -> None:
 
 
 KINDS_OF_TEXT = st.sampled_from([
-    "", "a", "Quentin wrote", "call 617-555-2368 or 617 555 2369", "to quentin@home.example", " led by a space",
+    "", "a", "é", "Quentin wrote", "call 617-555-2368 or 617 555 2369", "to quentin@home.example", " led by a space",
     '{"mrn": "A-17", "who": "Quentin"}', '["Quentin"', "responsibilities", "QUENTIN GRØNLUND", "ＱＵＥＮＴＩＮ",
     "ß Quentin",
     base64.b64encode(b"It is Quentin again, thank you").decode(), "12 Birchwood Lane", "mr. Bo", "Bo", "name:", "\n",
@@ -216,10 +218,59 @@ KINDS_OF_TEXT = st.sampled_from([
 TEXTS = st.lists(KINDS_OF_TEXT | st.text(max_size=12), max_size=3).map(" ".join) | KINDS_OF_TEXT
 
 
-@given(st.lists(st.tuples(TEXTS, st.sampled_from([QUENTIN, NOBODY])), max_size=6))
+@given(st.lists(st.tuples(TEXTS, st.sampled_from([QUENTIN, NOBODY, SHORT])), max_size=6))
 def test_texts_masked_together_become_what_each_becomes_alone(pairs: list[tuple[str, Person]]) -> None:
     together = MASKER.mask_all([text for text, _ in pairs], [person for _, person in pairs])
     assert together == [MASKER.mask(text, person) for text, person in pairs]
+
+
+NAMES = st.sampled_from(["Quentin Grønlund", "Li", "王芳", "-", "O'Neil-Smith", "ΑΒΓ", "Straße", "von_Bo", "A-1"])
+OTHERS = st.sampled_from(["617-555-2368", "quentin@home.example", "A-00417223", "12 Birchwood Lane", "Z 9", "x_1"])
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.just(Holds.NAME), NAMES) | st.tuples(st.sampled_from([Holds.MRN, Holds.ADDRESS]), OTHERS)
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.lists(st.lists(NAMES | OTHERS | st.text(max_size=3), max_size=4).map(" ".join), max_size=5),
+    st.sampled_from([str, str.upper, str.lower, lambda text: text.replace(" ", "_")]),
+)
+def test_a_crowd_hides_nobody_whom_a_search_for_each_would_find(
+    people: list[list[tuple[Holds, str]]], texts: list[str], spelled: Callable[[str], str]
+) -> None:
+    crowd, another = Crowd(), Crowd()
+    another.take(crowd.add([Known.of(one) for one in people]))
+    written = [spelled(text) for text in texts]
+    for number, one in enumerate(people):
+        owners = [Person.known_by(str(number), one)] * len(written)
+        expected = MASKER.mask_all(written, owners)
+        assert TextMasker(crowd).mask_all(written, owners) == TextMasker(another).mask_all(written, owners) == expected
+
+
+def test_a_crowd_tells_of_most_texts_that_nobody_is_named_in_them() -> None:
+    crowd = Crowd()
+    assert {"birchwood", "nlund", "quentin"} == set(crowd.add([QUENTIN.known]))
+    assert crowd.add([QUENTIN.known]) == []
+    texts = [
+        "I slept 6 hours.",
+        "It is _Quentin_",
+        "call 61 755",
+        "call 617 5552",
+        "a@b",
+        "ﬁne GRØNLUND",
+        "birchwoods",
+    ]
+    assert set(crowd.named_in(texts)) == {1, 3, 4, 5}
+
+
+def test_a_crowd_of_too_many_words_is_everywhere() -> None:
+    crowd = Crowd()
+    crowd.take({f"word{number}" for number in range(200_001)})
+    assert set(crowd.named_in(["nobody", "at all"])) == {0, 1}
 
 
 def nested(depth: int, text: str) -> str:
@@ -280,7 +331,60 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
     roster.add([(later, [(Holds.NAME, "Yann Ibarra")])])
     derived_later = derived_key("account", later)
     assert roster.people("", [derived_later])[str(derived_later)].key == later
-    assert b"Ibarra" not in (tmp_path / "people").read_bytes()
+    assert not any(b"ibarra" in file.read_bytes().lower() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("most", [500_000, 0])
+def test_what_another_process_tells_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("dr_platform.masking.people._MOST_PLACES", most)
+    file = RosterFile.new(tmp_path)
+    long = "Ibarra" * 1_000
+    with contextlib.closing(Roster(file)) as here, contextlib.closing(Roster(file)) as there:
+        texts = ["ask Zoë", f"ask {long.upper()}", "nobody 2"]
+        assert [one.is_known for one in here.owners("", ["a", None])] == [False, False]
+        there.add([("A", [(Holds.NAME, "Zoë Ibarra")]), ("none", [])])
+        here.add([("b", [(Holds.NAME, long)])])
+        there.add([("c", [(Holds.MRN, "A-17")])])
+        for roster in (here, there):
+            owners = roster.owners("", ["a", "b", "c", None, "none"])
+            assert [one.is_known for one in owners] == [True, True, True, False, False]
+            assert [one.known for one in owners[:3]] == [
+                Known.of([(Holds.NAME, "Zoë Ibarra")]),
+                Known.of([(Holds.NAME, long)]),
+                Known.of([(Holds.MRN, "A-17")]),
+            ]
+            assert set(roster.crowd.named_in([*texts, "a 17"])) == {0, 1, 3}
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["Quentin wrote", "x@y.org", 7, None]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "a.b", "n", ""]), inner),
+        max_leaves=8,
+    )
+)
+def test_a_document_is_masked_by_the_classes_of_its_paths(document: object) -> None:
+    paths = {"a": "text", "a.b": "email", "b[]": "name", "b[].a": "safe", "n[][]": "safe", "[].a": "safe", "": "safe"}
+    columns = {path: Column.model_validate({"holds": holds}) for path, holds in paths.items()}
+
+    def expected(value: object, path: str) -> object:
+        if isinstance(value, dict):
+            return {k: expected(one, f"{path}.{k}" if path else k) for k, one in value.items()}
+        if isinstance(value, list):
+            return [expected(one, f"{path}[]") for one in value]
+        return (path, columns[path].holds) if path in columns else (path, Holds.SECRET)
+
+    def placed(shape: _Shape, value: object) -> object:
+        if isinstance(value, dict):
+            return {k: placed(shape.below(k), one) for k, one in value.items()}
+        if isinstance(value, list):
+            return [placed(shape.below(None), one) for one in value]
+        return (shape.path, shape.column.holds)
+
+    whole = _Shape(columns)
+    assert [placed(whole, document) for _ in range(2)] == [expected(document, "")] * 2
 
 
 def _keys_of(file: RosterFile, names: list[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dr_platform import phi
-from dr_platform.phi_filter import Lead, Need, Screen, lead_of, need_of
+from dr_platform.phi_filter import MAX_CHARACTERS, Lead, Need, Screen, any_of, first_of, lead_of, need_of, reach_of
 from tests.phi_corpus import HARMLESS, samples
 
 pytestmark = pytest.mark.unit
@@ -18,7 +18,7 @@ TEXTS = [*HARMLESS, *(sample.text for sample in samples(rounds=5))]
 
 
 def found(text: str) -> list[phi.PhiSpan]:
-    return list(phi._found(text, phi._SCREEN([text]).get(0, {})))
+    return phi._found(text, phi._SCREEN([text]).get(0, {}))
 
 
 def every_pattern(text: str) -> list[phi.PhiSpan]:
@@ -117,9 +117,36 @@ def test_how_matches_begin_is_read_from_the_pattern(pattern: str, lead: Lead | N
     assert lead_of(re.compile(pattern)) == lead
 
 
+@pytest.mark.parametrize(
+    ("pattern", "word", "reach"),
+    [
+        (r"(?P<value>[a-z]{1,64}@[a-z]+)", "@", 64),
+        (r"(?P<value>[a-z]{1,64}+@[a-z]+)", "@", 64),
+        (r"(?<!x)ab?@", "@", 2),
+        (r"a{2}-b{3}@", "@", 6),
+        (r"(?:a|b@)c", "@", MAX_CHARACTERS),
+        (r"a*@", "@", MAX_CHARACTERS),
+        (r"a(?:b{2}[:-]){5}", ":-", 3),
+        (r"a(?:b{2}[:-]){0,5}:", ":-", 16),
+        (r"a(?:b{2}[:.]){5}", ":-", MAX_CHARACTERS),
+    ],
+)
+def test_how_far_before_its_sign_a_match_begins_is_read_from_the_pattern(pattern: str, word: str, reach: int) -> None:
+    assert reach_of(re.compile(pattern), word) == reach
+
+
+@given(st.lists(st.sampled_from(["ab", "A1", "abab", "b", " ", "-"]), max_size=5).map("".join))
+def test_a_match_of_any_of_some_patterns_is_one_of_one_of_them(text: str) -> None:
+    some = [re.compile(r"(?P<x>[ab]+)-(?P=x)"), re.compile("A1", re.IGNORECASE), re.compile("(?P<x>b) B")]
+    for at in range(len(text) + 1):
+        matching = [i for i, pattern in enumerate(some) if pattern.match(text, at)]
+        found = any_of(some).match(text, at)
+        assert [first_of(found)] == matching[:1] if found else not matching
+
+
 def test_a_pattern_that_tells_nothing_is_tried_on_every_text() -> None:
     pattern = re.compile(r"[a-z]+")
-    assert Screen([pattern], [need_of(pattern)])(["a", "b"]) == {0: {0: None}, 1: {0: None}}
+    assert Screen([pattern], [need_of(pattern)])(["a", "b"]) == {0: {0: 0}, 1: {0: 0}}
 
 
 @pytest.mark.parametrize(
