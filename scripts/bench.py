@@ -74,7 +74,7 @@ def platform_table() -> list[str]:
     """A whole platform: first start on empty state with engines there, repeated, memory, end."""
     folder = Path(tempfile.mkdtemp(prefix="drp-bench-"))
     folder.chmod(0o755)
-    command = Command(ROOT / "catalog", folder / "state")
+    command = Command(ROOT / "catalog", folder / "state", "local")
     rows = ["| What | Figure | Promised |", "| --- | --- | --- |"]
 
     def row(what: str, figure: str, promised: str) -> None:
@@ -82,7 +82,11 @@ def platform_table() -> list[str]:
         print(rows[-1], flush=True)
 
     try:
-        row("`drp up` on empty state, engines in the cache", f"{timed(lambda: command.ok('up')):.0f} s", "90 s")
+        row(
+            "`drp up` on empty state, engines in the cache, first backups proved",
+            f"{timed(lambda: command.ok('up')):.0f} s",
+            "90 s",
+        )
         again = [timed(lambda: command.ok("up")) for _ in range(3)]
         row("`drp up` again, median of three", f"{statistics.median(again):.0f} s", "20 s")
         processes = command.json("top")

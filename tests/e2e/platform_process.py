@@ -30,10 +30,12 @@ class Command:
 
     catalog: Path
     state: Path
+    environment: str = ENVIRONMENT
 
     def argv(self, *words: str) -> list[str]:
-        where = ("--env", ENVIRONMENT, "--runtime", "local", "--catalog", str(self.catalog), "--state", str(self.state))
-        return [sys.executable, "-m", "dr_platform.cli", *where, *words]
+        binding = ("--env", self.environment, "--runtime", "local")
+        files = ("--catalog", str(self.catalog), "--state", str(self.state))
+        return [sys.executable, "-m", "dr_platform.cli", *binding, *files, *words]
 
     def run(self, *words: str, timeout_s: float = 300.0, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
