@@ -54,6 +54,8 @@ from dr_platform.verdict import Measure, Progress, silent
 if TYPE_CHECKING:
     from dr_platform.backups.postgresql.engine import PostgresBackups
 
+BACKUP_JOB = "backups"
+"""The job of the graph that takes backups of several databases."""
 ASKED = "backup-asked"
 TAKEN = "backup-taken"
 FAILED = "backup-failed"
@@ -168,10 +170,6 @@ def wanted_backups(platform: Platform) -> tuple[Wanted, ...]:
         rpo = timedelta(seconds=policy.rpo)
         found.append(Wanted(name, policy.tier, rpo, newest.created_at if newest else None))
     return tuple(found)
-
-
-BACKUP_JOB = "backups"
-"""The job of the graph that takes backups of several databases."""
 
 
 def slot_of(at: datetime) -> str:

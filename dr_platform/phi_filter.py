@@ -186,8 +186,9 @@ class Screen:
         written = _ascii(joined)
         plain = _spaced(written)
         found: dict[int, Candidates] = {}
-        self._try_numbers(texts, written, plain, begins, found)
-        self._try_words(texts, written, plain, begins, found)
+        batch = _Batch(texts, written, plain, begins)
+        self._try_numbers(batch, found)
+        self._try_words(batch, found)
         if self._always:
             for place in range(len(texts)):
                 found.setdefault(place, {}).update(dict.fromkeys(self._always, 0))
@@ -196,15 +197,9 @@ class Screen:
             found |= {place: dict.fromkeys(every, 0) for place, text in enumerate(texts) if _is_like_ascii(text)}
         return found
 
-    def _try_words(
-        self,
-        texts: Sequence[str],
-        written: bytes,
-        plain: bytes,
-        begins: Sequence[int],
-        found: dict[int, Candidates],
-    ) -> None:
+    def _try_words(self, batch: _Batch, found: dict[int, Candidates]) -> None:
         """Add the patterns that match where a word stands, or that ask for a word which a text has."""
+        texts, written, plain, begins = batch
         for at, leading, anywhere in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
             place = bisect_right(begins, at) - 1
             start = at - begins[place]
@@ -215,16 +210,10 @@ class Screen:
                 candidates = found.setdefault(place, {})
                 candidates[pattern] = min(candidates.get(pattern, start), max(start - reach, 0))
 
-    def _try_numbers(
-        self,
-        texts: Sequence[str],
-        written: bytes,
-        plain: bytes,
-        begins: Sequence[int],
-        found: dict[int, Candidates],
-    ) -> None:
+    def _try_numbers(self, batch: _Batch, found: dict[int, Candidates]) -> None:
         """Add the patterns for texts with digits: where one of them matches at a number, and those for which the
         digits are enough."""
+        texts, written, plain, begins = batch
         has_long = self._long in plain.translate(_LIKE_X)
         for place, some in _numbers(written, begins).items():
             begin, text = begins[place], texts[place]
@@ -250,6 +239,16 @@ class Screen:
             leading = tuple((i, pattern.match) for i, pattern in zip(numbered, some, strict=True))
             self._enough[capped] = _Enough(leading, any_of(some).match, counted)
         return self._enough[capped]
+
+
+class _Batch(NamedTuple):
+    """Texts, and the same joined: as they are written, and as patterns read them. ``begins`` is where each begins
+    in what is joined."""
+
+    texts: Sequence[str]
+    written: bytes
+    plain: bytes
+    begins: Sequence[int]
 
 
 class _Enough(NamedTuple):

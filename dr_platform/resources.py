@@ -495,7 +495,7 @@ def last_words(
     of a rollout and what was said of it may be seen at different moments, and in either order."""
     said = {evaluation.asset_key.path[-1]: evaluation.passed for evaluation in checks}
     before = History(instance).written([shown[service] for service in ended if service in shown])
-    said = {name: entry.passed for (_, name, _), entry in before.items()} | said
+    said = {name: entry.passed for (_, name, _), entry in before.items() if not entry.promised} | said
     verdicts = ((shown[service], shown[service].verdict()) for service, good in said.items() if not good)
     return [check_evaluation(look, verdict) for look, verdict in verdicts if verdict.passed]
 

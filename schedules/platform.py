@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from dr_platform.resources import AT_WORK
@@ -14,25 +16,29 @@ _REBUILT = ("bring_up", "teardown")
 
 
 def schedule_definitions() -> list[dg.ScheduleDefinition]:
+    costly = "Also checks that are too costly for a sensor."
     return [
-        dg.ScheduleDefinition(
-            name="hourly_checks",
-            job_name="hourly_checks",
-            cron_schedule="7 * * * *",
-            execution_timezone="UTC",
-            execution_fn=_unless_rebuilt,
-            description="Also checks that are too costly for a sensor.",
-            default_status=RUNNING,
-        ),
-        dg.ScheduleDefinition(
-            name="daily_retention",
-            job_name="retention",
-            cron_schedule="45 4 * * *",
-            execution_timezone="UTC",
-            description="Keeps Dagster's own tables small.",
-            default_status=RUNNING,
-        ),
+        _schedule("hourly_checks", "hourly_checks", "7 * * * *", costly, _unless_rebuilt),
+        _schedule("daily_retention", "retention", "45 4 * * *", "Keeps Dagster's own tables small."),
     ]
+
+
+def _schedule(
+    name: str,
+    job: str,
+    cron: str,
+    description: str,
+    execution_fn: Callable[[dg.ScheduleEvaluationContext], dg.RunRequest | dg.SkipReason] | None = None,
+) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=name,
+        job_name=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        execution_fn=execution_fn,
+        description=description,
+        default_status=RUNNING,
+    )
 
 
 def _unless_rebuilt(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:

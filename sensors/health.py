@@ -8,7 +8,7 @@ import dagster as dg
 
 from dr_platform.health import looks
 from dr_platform.platform import Platform
-from dr_platform.resources import History, check_evaluation
+from dr_platform.resources import History, check_evaluation, told_before
 from dr_platform.watch import SENSOR_BUDGET_S, CheckName, due, look_at_all, looked_again, worth_writing
 
 
@@ -34,9 +34,9 @@ def health_sensor(platform: Platform) -> dg.SensorDefinition:
 
 
 def _written(again: Mapping[CheckName, datetime]) -> str:
-    return json.dumps([[*name, at.isoformat()] for name, at in again.items()])
+    return json.dumps({"/".join(name): at.isoformat() for name, at in again.items()})
 
 
 def _read(cursor: str | None) -> Mapping[CheckName, datetime]:
-    told = json.loads(cursor) if cursor else []
-    return {(layer, name, check): datetime.fromisoformat(at) for layer, name, check, at in told}
+    told = ((name.split("/"), at) for name, at in told_before(cursor).items())
+    return {(layer, name, check): datetime.fromisoformat(at) for (layer, name, check), at in told}

@@ -27,7 +27,7 @@ TRAFFIC_RATE = 4.0
 
 
 _NAMED = 20
-"""So many failed checks are named; more than that have one cause."""
+"""So many failed checks are named: a screen still holds them."""
 
 
 def up(context: typer.Context, as_json: JsonOption = False) -> None:

@@ -29,7 +29,6 @@ _LENGTH = 4
 """Bytes before each person in the file of what is known."""
 _READ = 1_024
 """Bytes that most people need no more than."""
-_MOST_PLACES = 500_000
 _NAMES = uuid.NAMESPACE_URL.bytes
 _ASKED_AT_ONCE = 500
 """SQLite takes a bounded number of parameters."""
@@ -56,6 +55,8 @@ class RosterFile:
 
     path: Path
     key: bytes = field(repr=False)
+    most_places: int = 500_000
+    """Of more people than this a process does not hold in memory where what is known of them stands."""
 
     @classmethod
     def new(cls, folder: Path) -> RosterFile:
@@ -209,7 +210,9 @@ class Roster:
         """Empty where there are too many for the memory of a process."""
         (people,) = self._connection.execute("SELECT count(*) FROM people").fetchone()
         told = (
-            self._connection.execute("SELECT key, place FROM people WHERE place > 0") if people <= _MOST_PLACES else ()
+            self._connection.execute("SELECT key, place FROM people WHERE place > 0")
+            if people <= self.file.most_places
+            else ()
         )
         pairs = sorted((hash(key), place) for key, place in told)
         return array("q", (hashed for hashed, _ in pairs)), array("q", (at for _, at in pairs))

@@ -335,11 +335,8 @@ def test_a_person_is_found_by_key_by_derived_key_and_by_what_is_linked(roster: R
 
 
 @pytest.mark.parametrize("most", [500_000, 0])
-def test_what_another_process_tells_is_known_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    monkeypatch.setattr("dr_platform.masking.people._MOST_PLACES", most)
-    file = RosterFile.new(tmp_path)
+def test_what_another_process_tells_is_known_at_once(tmp_path: Path, most: int) -> None:
+    file = replace(RosterFile.new(tmp_path), most_places=most)
     long = "Ibarra" * 1_000
     with contextlib.closing(Roster(file)) as here, contextlib.closing(Roster(file)) as there:
         texts = ["ask Zoë", f"ask {long.upper()}", "nobody 2"]
