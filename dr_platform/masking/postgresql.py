@@ -453,7 +453,7 @@ def _begin(job: Job) -> None:
     # Rows and people refer to nothing that refers back to them, and to look for such circles after every 700
     # new ones costs a quarter of the time.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(1_000_000, 20, 100)
     _worker = _Worker(job)
 
 

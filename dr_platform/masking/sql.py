@@ -16,7 +16,17 @@ from dr_platform.masking.classification import Column, Holds, Table
 from dr_platform.masking.geography import SMALL_ZIP3
 from dr_platform.masking.recipe import Recipe
 from dr_platform.masking.rows import is_late
-from dr_platform.masking.values import FIRST_NAMES, LAST_NAMES, MAX_SHIFT_DAYS, OLDEST, PREFIXES, REMOVED
+from dr_platform.masking.values import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    MAX_SHIFT_DAYS,
+    OLDEST,
+    PEOPLE,
+    PREFIXES,
+    REMOVED,
+    SHIFT_AT,
+    SHIFT_BYTES,
+)
 
 _UUID = r"^([a-z][a-z0-9-]{0,39}[:/])?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _UUID_LENGTH = 36
@@ -85,12 +95,16 @@ class Expressions:
         return found
 
     def keys(self) -> str:
-        """A one-row query that reads the settings, once a statement."""
-        listed = [
-            f"decode(current_setting('drp.{pad}{number}'), 'hex') AS {pad}{number}"
-            for number in self.domains.values()
+        """A one-row query that reads the settings, once a statement, and has the digest of nobody's key."""
+        pads = {
+            f"{pad}{n}": f"decode(current_setting('drp.{pad}{n}'), 'hex')"
+            for n in self.domains.values()
             for pad in "io"
-        ]
+        }
+        listed = [f"{pad} AS {name}" for name, pad in pads.items()]
+        if PEOPLE in self.domains:
+            n = self.domains[PEOPLE]
+            listed.append(f"sha256({pads[f'o{n}']} || sha256({pads[f'i{n}']})) AS n{n}")
         names = f"{_array(FIRST_NAMES)} AS first_names, {_array(LAST_NAMES)} AS last_names"
         return f"k AS MATERIALIZED (SELECT {', '.join([*listed, names])})"
 
@@ -102,7 +116,7 @@ class Expressions:
             return f"CASE WHEN {value} IS NOT NULL THEN {_uuid_of(digest)} END"
         if kind in INTEGERS:
             digest = self._digest(column.domain, f"{value}::text")
-            number = f"(('x' || encode(substring({digest} FROM 1 FOR 8), 'hex'))::bit(64) >> 2)::bigint"
+            number = f"('x' || encode(substring({digest} FROM 1 FOR 8), 'hex'))::bit(62)::bigint"
             return f"CASE WHEN {value} IS NOT NULL THEN {number} END"
         is_uuid, tail = f"{value} ~* {_literal(_UUID)}", f"right({value}, {_UUID_LENGTH})"
         digest = self._digest(column.domain, f"CASE WHEN {is_uuid} THEN lower({tail}) ELSE {value} END")
@@ -146,18 +160,26 @@ class Expressions:
 
     def _moved(self, column: Column, value: str, kind: str) -> str:
         if self.recipe.shifts_dates:
-            return f"({value} + make_interval(days => {self._shift()}))::{kind}"
+            moved = self._shift() if kind == "date" else f"make_interval(hours => 24 * {self._shift()})"
+            return f"({value} + {moved})::{kind}"
         if column.after:
             base = f"coalesce(t.{quoted(column.after)}, {value})"
             return f"(date_trunc('year', {base}) + ({value} - {base}))::{kind}"
         return f"date_trunc('year', {value})::{kind}"
 
     def _shift(self) -> str:
-        person = f"t.{quoted(self.table.person)}::text" if self.table.person else "''"
-        digest = self._digest("date-shift", f"lower(btrim(coalesce({person}, '')))")
-        n = f"(('x' || encode(substring({digest} FROM 1 FOR 4), 'hex'))::bit(32)::bigint & 4294967295)"
-        n = f"({n} % {2 * MAX_SHIFT_DAYS})::int"
-        return f"({n} - {MAX_SHIFT_DAYS} + CASE WHEN {n} < {MAX_SHIFT_DAYS} THEN 0 ELSE 1 END)"
+        """As ``shift_of``. Each byte is read once, because what stands twice in SQL is computed twice."""
+        digest = self._of_person()
+        sign, *days = (f"get_byte({digest}, {SHIFT_AT + i})" for i in range(SHIFT_BYTES))
+        told = " + ".join(f"{byte} * {256**i}" for i, byte in enumerate(reversed(days)))
+        return f"(1 + ({told}) % {MAX_SHIFT_DAYS}) * (1 - 2 * ({sign} & 1))"
+
+    def _of_person(self) -> str:
+        """The digest of whom a row belongs to: that of the masked key as well, where the column is one."""
+        name = self.table.person
+        person = f"t.{quoted(name)}::text" if name else "''"
+        canonical = person if self.types.get(name) == "uuid" else f"lower(btrim({person}))"
+        return f"coalesce({self._digest(PEOPLE, canonical)}, k.n{self.domains[PEOPLE]})"
 
 
 def banded(holds: Holds, value: str, kind: str) -> str:

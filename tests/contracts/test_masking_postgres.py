@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -207,6 +208,7 @@ def test_the_server_gives_the_same_values_as_python(server: PostgresServer, prof
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         connection.execute("CREATE TEMP TABLE sample (person text, v text, d date, ts timestamptz, u uuid, n bigint)")
+        connection.execute("CREATE TEMP TABLE keyed (person uuid, d date, ts timestamptz)")
         for holds, values in SAMPLES.items():
             for value in values:
                 column = Column(holds=holds, domain="account" if holds is Holds.KEY else "")
@@ -214,30 +216,40 @@ def test_the_server_gives_the_same_values_as_python(server: PostgresServer, prof
                     recipe, column, value, Moment()
                 )
         person = "0b0e7a7e-9d5f-4b0c-8c34-2c54e4c3d2a1"
-        moment = Moment(shift_of(recipe, person))
         for day in (date(1931, 5, 6), date(1936, 12, 31), date(1999, 2, 28), date(2024, 2, 29)):
             for holds in (Holds.DATE, Holds.BIRTH_DATE):
-                column = Column(holds=holds)
-                assert _by_server(connection, recipe, column, "d", day, person) == masked_value(
-                    recipe, column, day, moment
-                )
-        from uuid import UUID
-
+                for table, whose in (("sample", person), ("keyed", person), ("sample", ""), ("keyed", None)):
+                    column, moment = Column(holds=holds), Moment(shift_of(recipe, whose or ""))
+                    at = datetime(day.year, day.month, day.day, 23, 59, 58, 7, tzinfo=UTC)
+                    for name, value in (("d", day), ("ts", at)):
+                        if holds is Holds.DATE or name == "d":
+                            assert _by_server(connection, recipe, column, name, value, whose, table) == masked_value(
+                                recipe, column, value, moment
+                            )
         for name, value in (("u", UUID(person)), ("n", 42)):
             column = Column(holds=Holds.KEY, domain="account")
             assert _by_server(connection, recipe, column, name, value) == masked_value(recipe, column, value, Moment())
 
 
-def _by_server(connection: psycopg.Connection, recipe: Recipe, column: Column, name: str, value, person: str = ""):
+def _by_server(
+    connection: psycopg.Connection,
+    recipe: Recipe,
+    column: Column,
+    name: str,
+    value,
+    person: str | None = "",
+    table: str = "sample",
+):
     types = {"person": "text", "v": "text", "d": "date", "ts": "timestamp with time zone", "u": "uuid", "n": "bigint"}
+    types |= {"person": "uuid"} if table == "keyed" else {}
     plain = Column(holds=Holds.SAFE)
     expressions = Expressions(Table(person="person", columns={"person": plain, name: column}), types, recipe)
     masked = expressions.of(name)
-    connection.execute("TRUNCATE sample")
-    connection.execute(f"INSERT INTO sample (person, {name}) VALUES (%s, %s)", (person, value))
+    connection.execute(f"TRUNCATE {table}")
+    connection.execute(f"INSERT INTO {table} (person, {name}) VALUES (%s, %s)", (person, value))
     for setting, pad in expressions.settings().items():
         connection.execute("SELECT set_config(%s, %s, false)", (setting, pad))
-    query = f"WITH {expressions.keys()} SELECT {masked} FROM k, sample t{expressions.lateral()}"
+    query = f"WITH {expressions.keys()} SELECT {masked} FROM k, {table} t{expressions.lateral()}"
     return connection.execute(query.encode()).fetchone()[0]
 
 
