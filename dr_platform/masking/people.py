@@ -12,8 +12,6 @@ import marshal
 import os
 import sqlite3
 import uuid
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +53,9 @@ class RosterFile:
 
     path: Path
     key: bytes = field(repr=False)
-    most_places: int = 500_000
-    """Of more people than this a process does not hold in memory where what is known of them stands."""
+    most_places: int = 200_000
+    """Of more people than this a process does not hold in memory where what is known of them stands: of so many
+    it takes 30 MB."""
 
     @classmethod
     def new(cls, folder: Path) -> RosterFile:
@@ -86,9 +85,8 @@ class Roster:
         self._recent: dict[str, dict[str, Person]] = {}
         self._met = Crowd()
         self._known_file = os.open(file.path.with_suffix(".known"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._places: tuple[array[int], array[int]] | None = None
-        """Hashes of the keys of whom something is known, in order, and where it is kept: sixteen bytes a person,
-        and one in 2**64 for each that somebody unknown is taken for known."""
+        self._places: dict[str, int] | None = None
+        """Where what is known of people is kept, by their keys."""
         self._version: int | None = None
 
     def add(self, people: Iterable[tuple[str, Sequence[tuple[Holds, str]]]]) -> None:
@@ -194,28 +192,19 @@ class Roster:
     def _known(self, keys: Sequence[str]) -> dict[str, Person]:
         if self._places is None:
             self._places = self._all_places()
-        hashes, places = self._places
-        if not hashes:
+        if not self._places:
             marks = ",".join("?" * len(keys))
             query = f"SELECT key, place FROM people WHERE place > 0 AND key IN ({marks})"  # noqa: S608 - question marks
             return {key: Person(key, place, self._opened) for key, place in self._connection.execute(query, keys)}
-        end, opened, found = len(hashes), self._opened, {}
-        for key in keys:
-            at = bisect_left(hashes, hashed := hash(key))
-            if at < end and hashes[at] == hashed:
-                found[key] = Person(key, places[at], opened)
-        return found
+        places, opened = self._places, self._opened
+        return {key: Person(key, place, opened) for key in keys if (place := places.get(key))}
 
-    def _all_places(self) -> tuple[array[int], array[int]]:
+    def _all_places(self) -> dict[str, int]:
         """Empty where there are too many for the memory of a process."""
         (people,) = self._connection.execute("SELECT count(*) FROM people").fetchone()
-        told = (
-            self._connection.execute("SELECT key, place FROM people WHERE place > 0")
-            if people <= self.file.most_places
-            else ()
-        )
-        pairs = sorted((hash(key), place) for key, place in told)
-        return array("q", (hashed for hashed, _ in pairs)), array("q", (at for _, at in pairs))
+        if people > self.file.most_places:
+            return {}
+        return dict(self._connection.execute("SELECT key, place FROM people WHERE place > 0"))
 
     def _kept(self, known: Sequence[Known]) -> list[int]:
         """Where each is kept from now on, counted from one; zero where nothing is known."""

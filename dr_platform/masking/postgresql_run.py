@@ -182,17 +182,18 @@ class PostgresMasking:
         tables = self._masked_tables()
         plans = [pg.plan_table(name, self._schema, table, run.recipe) for name, table in tables.items()]
 
-        with pg.connect(self._target) as connection:
-            with pg.open_for_loading(connection, list(tables)), contextlib.closing(self):
-                done = self._hired(run.roster).carry_over(plans, run.recipe, run.progress)
+        with pg.connect(self._target) as connection, contextlib.closing(self):
+            workers = self._hired(run.roster)
+            with pg.open_for_loading(connection, list(tables)):
+                done = workers.carry_over(plans, run.recipe, run.progress)
                 pg.rechain(connection, self._known)
-            pg.advance_sequences(connection, plans)
-            self._anonymity = tuple(
-                anonymise(connection, name, table, self._schema, self._known.k)
-                for name, table in tables.items()
-                if table.people
-            )
-            connection.execute(f"ANALYZE {', '.join(map(qualified, tables))}".encode())
+            with workers.analyzing(tables):
+                pg.advance_sequences(connection, plans)
+                self._anonymity = tuple(
+                    anonymise(connection, name, table, self._schema, self._known.k)
+                    for name, table in tables.items()
+                    if table.people
+                )
         return done
 
     def discard(self) -> None:
