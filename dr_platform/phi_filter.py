@@ -215,11 +215,13 @@ class Screen:
         digits are enough."""
         texts, written, plain, begins = batch
         has_long = self._long in plain.translate(_LIKE_X)
+        known: dict[tuple[int, ...], _Enough] = {}
         for place, some in _numbers(written, begins).items():
             begin, text = begins[place], texts[place]
             words = plain[begin : begins[place + 1]].split() if has_long else ()
             token = max(map(len, words), default=len(self._long) - 1)
-            enough = self._enough_for(_counted(some, plain, token))
+            counted = _counted(some, plain, token)
+            enough = known.get(counted) or known.setdefault(counted, self._enough_for(counted))
             for start in _starts(plain, some, begin):
                 if first := enough.any_at(text, start):
                     for pattern, match in enough.leading[first_of(first) :]:
