@@ -8,7 +8,7 @@ Texts hold names, counts and times.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from dr_platform.drill import DRILLED, SUBJECT
 from dr_platform.errors import PlatformError
 from dr_platform.evidence import Entry
 from dr_platform.look import Cost, Look, always_answers
-from dr_platform.platform import DEFAULT_ENVIRONMENT, Platform
+from dr_platform.platform import Platform
 from dr_platform.verdict import Measure, Verdict
 
 LAYER = "backups"
@@ -138,13 +138,21 @@ def expiry_verdict(platform: Platform, database: str) -> Verdict:
 
 @always_answers
 def drill_verdict(platform: Platform, database: str) -> Verdict:
-    told = [entry for entry in platform.evidence.entries(kind=DRILLED, subject=SUBJECT) if _of(entry, database)]
-    if not told:
-        # Whoever tries the platform out has seen no month of it; where it is in earnest, nobody has proved anything.
-        passed = platform.environment.name == DEFAULT_ENVIRONMENT
-        return Verdict(passed, f"{'warning: ' if passed else ''}no drill was ever run here: `drp drill`")
-    entry = told[-1]
-    return judge_drill(_of(entry, database), entry.at, BackupDesk(platform).policy(database), platform.clock.now())
+    policy, now = BackupDesk(platform).policy(database), platform.clock.now()
+    drills = [entry for entry in platform.evidence.entries(kind=DRILLED, subject=SUBJECT) if _of(entry, database)]
+    if drills:
+        return judge_drill(_of(drills[-1], database), drills[-1].at, policy, now)
+    first = next(iter(platform.evidence.entries(kind=TAKEN, subject=subject_of(database))), None)
+    return judge_undrilled(first.at if first else None, policy, now)
+
+
+def judge_undrilled(first_backup: datetime | None, policy: BackupPolicy, now: datetime) -> Verdict:
+    """Where no drill was ever run: from the first backup on there is as much time for one as each counts."""
+    if first_backup is None:
+        return Verdict(False, "no drill was ever run here, and there is no backup to run one with")
+    due = first_backup + timedelta(seconds=policy.drill.age)
+    told = f"no drill was ever run here, the first is due by {due:%Y-%m-%d}: `drp drill`"
+    return Verdict(now <= due, told, {"undrilled_s": round((now - first_backup).total_seconds(), 1)})
 
 
 def _of(entry: Entry, database: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dr_platform.backup_desk import TAKEN, subject_of
 from dr_platform.backup_store import bucket_of
 from dr_platform.backups.drill import Attempt, Drill, Returned, State
 from dr_platform.backups.keys import KeyRing, NoIdentity, NothingToSignWith
@@ -288,12 +289,18 @@ def test_whose_identity_it_is(place: Place, monkeypatch: pytest.MonkeyPatch, tmp
     assert identity_of(platform, None) == Path("/run/identity")
 
 
-def test_that_no_drill_was_run_is_a_warning_on_this_machine_and_a_failure_elsewhere(place: Place) -> None:
-    found = drill_verdict(place.platform, "redis")
-    assert (found.passed, found.why.startswith("warning")) == (True, True)
-    platform = place.platform
-    platform.environment = platform.catalog.environments["staging"]
-    assert drill_verdict(platform, "redis").passed is False
+def test_the_first_drill_is_due_as_long_after_the_first_backup_as_a_drill_counts(place: Place) -> None:
+    for _ in range(2):
+        place.platform.evidence.append(TAKEN, subject_of("redis"), "somebody", {})
+        place.clock.sleep(86400)
+    place.clock.sleep(33 * 86400)
+    assert drill_verdict(place.platform, "redis").passed is True
+    place.clock.sleep(1)
+    assert drill_verdict(place.platform, "redis").passed is False
+
+
+def test_without_a_backup_nothing_speaks_for_coming_back(place: Place) -> None:
+    assert drill_verdict(place.platform, "redis").passed is False
 
 
 def returned(**changes: Any) -> Returned:
