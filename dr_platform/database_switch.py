@@ -42,6 +42,7 @@ SWITCH = "switch"
 NO_REASON = "on demand"
 SETTLE_S = 2.0
 """A service looks at its databases once a second; before that it says what it saw last."""
+SCHEMA = "schema"
 WITHIN_S = 60.0
 """How long services may take to come back before it is said that they did not."""
 
@@ -94,7 +95,7 @@ def users_of(platform: Platform, database: str) -> tuple[str, ...]:
 
 def looks_after(platform: Platform, database: str) -> dict[str, Verdict]:
     """The database as the application's login finds it, its schema, and every service that uses it; none raises."""
-    found = {database: database_verdict(platform, database), "schema": schema_verdict(platform, database)}
+    found = {database: database_verdict(platform, database), SCHEMA: schema_verdict(platform, database)}
     names = users_of(platform, database)
     with ThreadPoolExecutor(max_workers=8) as pool:
         found.update(zip(names, pool.map(lambda name: service_verdict(platform, name), names), strict=True))
@@ -173,14 +174,14 @@ class SwitchDesk:
             return False
 
     def _looked(self, database: str) -> Mapping[str, Verdict]:
-        """Good as soon as all are good; what they were at the end of the time otherwise."""
+        """As soon as all are good; else as they were at the end of the time. A schema does not change by waiting."""
         clock = self.platform.clock
         give_up = clock.monotonic() + WITHIN_S
         self.backups.progress(f"looking at {database} and the services that use it")
         clock.sleep(self.settle_s)
         while True:
             found = self.look(self.platform, database)
-            if all(verdict.passed for verdict in found.values()) or clock.monotonic() >= give_up:
+            if all(verdict.passed for name, verdict in found.items() if name != SCHEMA) or clock.monotonic() >= give_up:
                 return found
             clock.sleep(self.settle_s)
 

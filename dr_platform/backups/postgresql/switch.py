@@ -194,7 +194,7 @@ class Exchange:
 
 
 def _end_sessions(connection: Connection, identities: Sequence[str], done: threading.Event) -> None:
-    with contextlib.suppress(psycopg.OperationalError):  # then the renaming fails too, and says why
+    with contextlib.suppress(psycopg.Error):  # then the renaming fails too, and says why
         while not done.is_set():
             found = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datid::text = ANY(%s)", (list(identities),)
