@@ -37,6 +37,7 @@ from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
 from dr_platform.backups.source import Source
+from dr_platform.backups.switch import RESTORED, NoSwitch
 from dr_platform.catalog import Database, DataClass, Engine
 from dr_platform.clock import Clock
 from dr_platform.databases.access import read_login
@@ -63,7 +64,6 @@ PROVED = "backup-proved"
 REMOVED = "backups-removed"
 LOG_REMOVED = "log-segments-removed"
 HELD = "backup-held"
-RESTORED = "backup-restored"
 DAILY = "15 1 * * *"
 """When a database whose policy names no schedule is backed up, in UTC."""
 RESTORE = "restore"
@@ -87,7 +87,7 @@ class ApprovalNeeded(PlatformError):
 
     def __init__(self, request_id: str, needed: int) -> None:
         super().__init__(request_id, needed)
-        self.what = f"{needed} others must approve this restore, by exactly this plan"
+        self.what = f"{needed} others must approve this, by exactly this plan"
         self.untouched = "every database; nothing was written"
         self.next_step = f"let them run `drp approve {request_id}`, then repeat the same command"
 
@@ -113,7 +113,7 @@ class NobodyToHoldTo(PlatformError):
 
     def __init__(self) -> None:
         super().__init__()
-        self.what = "it is not known who asks for this restore, so nobody can approve it for them"
+        self.what = "it is not known who asks for this, so nobody can approve it for them"
         self.untouched = "every database; nothing was written"
         self.next_step = "log in with an account of your own and repeat"
 
@@ -207,6 +207,14 @@ def identity_file(platform: Platform) -> Path:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What may follow a restore. ``command`` is ``None`` where the engine has no switch; then ``steps`` do without."""
+
+    command: str | None
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BackupDesk:
     """Everything about backups of one platform. ``workers`` of 0 reads in this process."""
 
@@ -270,7 +278,7 @@ class BackupDesk:
         wanted = self._kind(database, kind, engine)
         self.ensure_escrow()
         # Before anything is read: a reason that may not be written down is refused here.
-        self._note(ASKED, database, actor, {"kind": wanted, "reason": reason})
+        self.note(ASKED, database, actor, {"kind": wanted, "reason": reason})
         plant(self.bucket, self.keys)
         manifest = self._taken(database, wanted, engine, reason, actor)
         with suppress(DamagedBackup):  # the listing tells it with its reason
@@ -298,12 +306,12 @@ class BackupDesk:
         try:
             manifest = writer.take(Order(platform.environment.name, database, kind, reason, actor), engine, parent)
         except BackupFailed as exc:
-            self._note(FAILED, database, actor, {"backup": exc.backup_id, "kind": kind, "cause": exc.cause})
+            self.note(FAILED, database, actor, {"backup": exc.backup_id, "kind": kind, "cause": exc.cause})
             raise
         counts = {"size_bytes": manifest.size_bytes, "raw_bytes": manifest.raw_bytes}
         record = self.listing(database).find(manifest.backup_id)
         body = {"backup": manifest.backup_id, "kind": kind, "manifest": record.manifest_sha256, **counts}
-        self._note(TAKEN, database, actor, body)
+        self.note(TAKEN, database, actor, body)
         self.progress(f"{manifest.backup_id}: stored after {manifest.duration_s:.1f} s; the proof begins")
         return manifest
 
@@ -329,7 +337,7 @@ class BackupDesk:
         proof = prover.prove(database, backup_id, engine, self.policy(database).budget, actor)
         failing = [check.name for check in proof.checks if check.passed is False]
         body = {"backup": backup_id, "state": proof.state, "seconds": round(proof.seconds, 3), "failing": failing}
-        self._note(PROVED, database, actor, body)
+        self.note(PROVED, database, actor, body)
         self.progress(f"{backup_id}: {proof.state} after {proof.seconds:.1f} s; {proof.reason}")
         return proof
 
@@ -356,9 +364,9 @@ class BackupDesk:
         pruned = self._house.prune(database, self.policy(database).retention.keep)
         if pruned.removed:
             counts = {"objects": pruned.objects, "size_bytes": pruned.size_bytes, "left": pruned.left}
-            self._note(REMOVED, database, actor, {"backups": list(pruned.removed), **counts})
+            self.note(REMOVED, database, actor, {"backups": list(pruned.removed), **counts})
         if has_log(self.platform, database) and (segments := self._expire_log(database)):
-            self._note(LOG_REMOVED, database, actor, {"segments": segments})
+            self.note(LOG_REMOVED, database, actor, {"segments": segments})
         return pruned
 
     def hold(self, backup_id: str, actor: str, reason: str) -> Record:
@@ -371,7 +379,7 @@ class BackupDesk:
         record = self.record(backup_id)
         act(record, actor, reason)
         changed = self.record(backup_id)
-        self._note(HELD, record.database, actor, {"backup": backup_id, "held": changed.held, "reason": reason})
+        self.note(HELD, record.database, actor, {"backup": backup_id, "held": changed.held, "reason": reason})
         return changed
 
     # Restoring
@@ -403,12 +411,24 @@ class BackupDesk:
         """Carry a plan out. Raises ``NotConfirmed``, ``ApprovalNeeded``, and what the engine refuses."""
         if confirmed != plan.backup_id:
             raise restoring.NotConfirmed(plan.backup_id)
-        self._require_approval(plan, reason)
+        require_approval(self.platform, restore_subject(plan), plan.digest, reason)
         target = self._target(plan)
         restored = restoring.carry_out(plan, target, self.reader, self.platform.clock, confirmed, self.progress)
         body = {"backup": plan.backup_id, "into": plan.into, "plan": plan.digest, "reason": reason}
-        self._note(RESTORED, plan.database, actor, {**body, "seconds": round(restored.seconds, 3)})
+        told = {"taken": f"{plan.created_at:%Y-%m-%d %H:%M} UTC", "moment": plan.moment, "equal": restored.is_equal}
+        self.note(RESTORED, plan.database, actor, {**body, **told, "seconds": round(restored.seconds, 3)})
         return restored
+
+    def offer(self, plan: RestorePlan) -> Offer:
+        """How what was restored goes live. That is a person's: applications lose what was written since the backup."""
+        database, command = plan.database, f"drp switch {plan.database} --to {plan.into}"
+        look = f"look at it: drp connect {database}, then choose {plan.into}"
+        try:
+            self.engine_of(self.platform, database).switching()
+        except NoSwitch as exc:
+            return Offer(None, (look, *exc.steps))
+        keep = f"keep the database of before until the next backup of {database} is verified"
+        return Offer(command, (look, f"see what going live with it means, then confirm it: {command}", keep))
 
     def _target(self, plan: RestorePlan) -> AbstractContextManager[Restoration]:
         if not plan.moment:
@@ -432,40 +452,42 @@ class BackupDesk:
         positions = [self.reader.manifest(database, record.id)[0].facts.position for record in needed]
         return self.log_of(database).expire(positions)
 
-    def _require_approval(self, plan: RestorePlan, reason: str) -> None:
-        """As many as a release needs where this runs; none on this machine, where data is synthetic."""
-        needed = self.platform.environment.approvals.required
-        if not needed:
-            return
-        desk, subject = approval_desk(self.platform), restore_subject(plan)
-        cases = desk.store.cases(environment=plan.environment, release=subject)
-        quorum = Quorum(needed, accepted_proofs(self.platform))
-        now = self.platform.clock.now()
-        if any(isinstance(judge(c.request, c.approvals, plan.digest, now, quorum), Allowed) for c in cases):
-            return
-        waiting = next(
-            (c.request for c in cases if not c.request.voided and c.request.plan_digest == plan.digest), None
-        )
-        if waiting is None:
-            waiting = desk.request(subject, plan.environment, plan.digest, self._requester(), reason)
-        raise ApprovalNeeded(waiting.id, needed)
-
-    def _requester(self) -> Person:
-        if (person := signed_in_person()) is not None:
-            return person
-        if IdentityProof.DECLARED not in accepted_proofs(self.platform):
-            raise NobodyToHoldTo
-        return Person("root", IdentityProof.DECLARED)
-
     # The log
 
-    def _note(self, kind: str, database: str, actor: str, body: Mapping[str, Any]) -> None:
+    def note(self, kind: str, database: str, actor: str, body: Mapping[str, Any]) -> None:
+        """Write down what was done; what could not be is told. Raises ``RefusedEvidence``."""
         try:
             self.platform.evidence.append(kind, subject_of(database), actor, body)
         except RefusedEvidence:
             raise
         except PlatformError as exc:
             self.progress(f"not written down: {exc.what}")
+
+
+def require_approval(platform: Platform, subject: str, digest: str, reason: str) -> None:
+    """As many as a release needs where this runs; none on this machine, where data is synthetic. Raises
+    ``ApprovalNeeded`` with the request that waits, and ``NobodyToHoldTo``."""
+    environment = platform.environment
+    needed = environment.approvals.required
+    if not needed:
+        return
+    desk = approval_desk(platform)
+    cases = desk.store.cases(environment=environment.name, release=subject)
+    quorum, now = Quorum(needed, accepted_proofs(platform)), platform.clock.now()
+    if any(isinstance(judge(c.request, c.approvals, digest, now, quorum), Allowed) for c in cases):
+        return
+    waiting = next((c.request for c in cases if not c.request.voided and c.request.plan_digest == digest), None)
+    if waiting is None:
+        waiting = desk.request(subject, environment.name, digest, _requester(platform), reason)
+    raise ApprovalNeeded(waiting.id, needed)
+
+
+def _requester(platform: Platform) -> Person:
+    if (person := signed_in_person()) is not None:
+        return person
+    if IdentityProof.DECLARED not in accepted_proofs(platform):
+        raise NobodyToHoldTo
+    return Person("root", IdentityProof.DECLARED)
 
 
 def _ended_before(record: Record, moment: datetime) -> bool:
@@ -496,14 +518,3 @@ def moment_of(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def next_steps(restored: Restored) -> tuple[str, ...]:
-    """The switch is a person's: applications of the live database lose what was written since the backup."""
-    plan = restored.plan
-    return (
-        f"look at it: drp connect {plan.database}, then choose {plan.into}",
-        f"close the services that write to {plan.database} in the maintenance window: drp maintenance",
-        "give the two databases each other's name, or point the catalog's `database` at the new one",
-        f"keep the database of before until the next backup of {plan.database} is verified",
-    )

@@ -20,8 +20,9 @@ from pathlib import Path
 from dr_platform.backups.bucket import Bucket
 from dr_platform.backups.keys import KeyRing
 from dr_platform.backups.pipeline import BackupWriter, Order
-from dr_platform.backups.port import Facts, Json, Kind, Probe, StoredBackup, TableFacts
+from dr_platform.backups.port import Facts, Json, Kind, Probe, StoredBackup, Switching, TableFacts
 from dr_platform.backups.reading import BackupReader
+from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.clock import ManualClock
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.secrets.embedded import EmbeddedSecretStore
@@ -190,6 +191,9 @@ class MemoryEngine:
         except BaseException:
             del self.server.databases[name]
             raise
+
+    def switching(self) -> Switching:
+        raise NoSwitch("live", "because dictionaries have no names", by_hand("live"))
 
 
 def some_rows(count: int = 200) -> Rows:

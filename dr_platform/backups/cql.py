@@ -54,6 +54,7 @@ from dr_platform.backups.port import (
     Snapshot,
     StoredBackup,
     StoredPiece,
+    Switching,
     TableFacts,
 )
 from dr_platform.backups.scratch_server import scratch_server, workplace
@@ -67,6 +68,7 @@ from dr_platform.backups.source import (
     new_name,
 )
 from dr_platform.backups.spool import SpooledPiece, spool
+from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import Login
@@ -182,6 +184,10 @@ class CqlBackups:
             except BaseException:
                 _change(live, f"DROP KEYSPACE {quoted(name)}")
                 raise
+
+    def switching(self) -> Switching:
+        why = "because CQL cannot rename a keyspace"
+        raise NoSwitch(self.source.name, why, by_hand(self.source.name))
 
 
 @contextlib.contextmanager

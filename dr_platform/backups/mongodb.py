@@ -49,6 +49,7 @@ from dr_platform.backups.port import (
     Snapshot,
     StoredBackup,
     StoredPiece,
+    Switching,
     TableFacts,
 )
 from dr_platform.backups.scratch_server import scratch_server, workplace
@@ -62,6 +63,7 @@ from dr_platform.backups.source import (
     new_name,
 )
 from dr_platform.backups.spool import SpooledPiece, spool
+from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import Login
@@ -141,6 +143,10 @@ class MongoBackups:
             except BaseException:
                 beside.client.drop_database(name)
                 raise
+
+    def switching(self) -> Switching:
+        why = "because MongoDB cannot rename a database, and moving its collections one by one is no single instant"
+        raise NoSwitch(self.source.name, why, by_hand(self.source.name))
 
 
 def _size(live: MongoDatabase, collection: str) -> tuple[int, int]:

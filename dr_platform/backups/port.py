@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from dr_platform.databases.access import Login
 from dr_platform.databases.port import Endpoint
+from dr_platform.verdict import Progress
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -162,6 +164,61 @@ class Reachable(Protocol):
         """Where it answers and as whom, once something was restored."""
 
 
+@dataclass(frozen=True)
+class Occupant:
+    """One of two databases of a server, as a look found it. ``identity`` stays with it under every name."""
+
+    name: str
+    identity: str
+    extent: str
+    """How large it is, for people."""
+    migration_version: str
+    """The newest applied migration; empty where none was."""
+    clients: int | None = None
+    """Sessions that a switch would end; ``None`` where it ends none."""
+    backed_up_at: datetime | None = None
+    """When the newest backup of what is in it began, by the heartbeat in it."""
+
+
+@dataclass(frozen=True)
+class LastSwitch:
+    """What made a database the live one: the name it had until then, the name of the one before it since then."""
+
+    to: str
+    before: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The live database, the one that may take its place, and how the live one came to it. The server itself keeps
+    ``last``, written in the same instant as the switch, so that it is true after any interruption."""
+
+    live: Occupant
+    target: Occupant | None
+    last: LastSwitch | None = None
+
+
+class Switching(Protocol):
+    """Gives another database of the same server the live one's name. Both are kept, whole, under names that no
+    switch gave before, so that the same command repeated never goes back by mistake."""
+
+    @property
+    def interruption(self) -> str:
+        """What whoever uses the live database notices, and for how long."""
+
+    def standing(self, to: str) -> Standing:
+        """Look, and change nothing. ``target`` is ``None`` where nothing has that name."""
+
+    def kept_as(self, to: str, moment: str) -> str:
+        """The name of the database that is live now, after a switch at this moment."""
+
+    def switch(self, standing: Standing, at: datetime, progress: Progress) -> float:
+        """All of it or nothing, in one instant for everybody who looks, whatever is killed meanwhile. Seconds in which
+        nobody reached either. Bounded in time and attempts. Raises ``NotSwitched`` where the two are not any more what
+        ``standing`` says, or others hold on to them; then everything is as it was."""
+
+
 class BackupEngine(Protocol):
     """One database of the catalog, as far as backups are concerned."""
 
@@ -179,3 +236,7 @@ class BackupEngine(Protocol):
     def new_database(self, name: str) -> AbstractContextManager[Restoration]:
         """A new database beside the live one, which stays when the context ends without an error and is
         removed after an error. A name that exists, the live one above all, is refused before anything is written."""
+
+    def switching(self) -> Switching:
+        """How a restored database takes the live one's place. Raises ``NoSwitch`` where the engine, or this server
+        of it, has no way to do that in one instant."""

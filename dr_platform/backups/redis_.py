@@ -24,6 +24,7 @@ import subprocess
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from redis.retry import Retry
 
 from dr_platform.backups.port import Facts, Kind, Piece, Probe, Restoration, Snapshot, StoredBackup, TableFacts
 from dr_platform.backups.redis_replica import Position, fetch
+from dr_platform.backups.redis_switch import RedisSwitching
 from dr_platform.backups.scratch_server import ScratchServer, scratch_server, workplace
 from dr_platform.backups.source import RestoreFailed, SnapshotFailed, Source, TargetRefused
 from dr_platform.backups.spool import SpooledPiece
+from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import CONNECT_TIMEOUT_S, Login, certificate_authorities, is_loopback
 from dr_platform.databases.embedded import redis_program
@@ -106,6 +109,15 @@ class RedisBackups:
             except BaseException:
                 target.flushdb(asynchronous=True)
                 raise
+
+    def switching(self) -> RedisSwitching:
+        source = self.source
+        with contextlib.closing(
+            RedisDatabase(source.database, source.endpoint, source.login, clock=self.clock)
+        ) as live:
+            if "cluster" in live.server().capabilities:
+                raise NoSwitch(source.name, "because a Redis cluster has one key space", by_hand(source.name))
+        return RedisSwitching(source, self.clock, partial(_client, source.endpoint, source.login))
 
 
 def _refuse_cluster(source: Source, live: RedisDatabase) -> None:

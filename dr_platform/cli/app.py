@@ -30,6 +30,7 @@ from dr_platform.cli import (
     release_verbs,
     rollout_verbs,
     service_verbs,
+    switch_verbs,
     synthetic_verbs,
 )
 from dr_platform.cli.context import Choice
@@ -82,6 +83,7 @@ app.add_typer(catalog_verbs.app, name="catalog")
 release_verbs.register(app)
 intake_verbs.register(app)
 backup_verbs.register(app)
+switch_verbs.register(app)
 drill_verbs.register(app)
 app.add_typer(knowledge_verbs.app, name="knowledge")
 app.add_typer(monitoring_verbs.app, name="monitoring")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from dr_platform.backup_desk import BackupDesk, moment_of, next_steps
+from dr_platform.backup_desk import BackupDesk, moment_of
 from dr_platform.backups.catalogue import Record, State
 from dr_platform.backups.errors import BackupFailed
 from dr_platform.backups.keys import NoRecipient
@@ -235,15 +235,15 @@ def restore(
         _show_plan(plan, as_json)
         raise typer.Exit(ExitCode.REFUSED)
     restored = desk.restore(plan, confirm, current_actor(), reason)
+    offer = desk.offer(plan)
     if as_json:
         checks = [check.model_dump(mode="json") for check in restored.checks]
         shown = {"address": restored.address, "seconds": round(restored.seconds, 3), "checks": checks}
-        print_json({**plan.as_json(), **shown, "next": next_steps(restored)})
+        print_json({**plan.as_json(), **shown, "switch": offer.command, "next": offer.steps})
         return
-    console.print(
-        f"{into}: restored at {restored.address} in {restored.seconds:.1f} s, equal to its source", markup=False
-    )
-    for number, step in enumerate(next_steps(restored), 1):
+    proved = "equal to its source" if restored.is_equal else f"at {moment} there was nothing to compare it with"
+    console.print(f"{into}: restored at {restored.address} in {restored.seconds:.1f} s, {proved}", markup=False)
+    for number, step in enumerate(offer.steps, 1):
         console.print(f"  {number}. {step}", markup=False)
 
 

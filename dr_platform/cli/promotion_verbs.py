@@ -15,8 +15,10 @@ from dr_platform.approvals import Allowed, Case, Judgement, Quorum, Refused, Req
 from dr_platform.backup_desk import restore_digest
 from dr_platform.backups.errors import DamagedBackup, UnknownBackup
 from dr_platform.backups.restore import RestoreRefused
+from dr_platform.backups.switch import SwitchRefused
 from dr_platform.catalog import Environment
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
+from dr_platform.database_switch import switch_digest
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.identity import Person, signed_in_person
 from dr_platform.platform import Platform, UnknownEnvironment
@@ -206,12 +208,12 @@ def void(
 
 
 def _plan_now(platform: Platform, asked: Request, target: Environment) -> str:
-    """The digest of what would be carried out by now: of a release, of the change of a schema, or of a restore."""
+    """The digest of what would be carried out by now: a release, the change of a schema, a restore, a switch."""
     if (database := database_of(asked.release)) is not None:
         if target.name != platform.environment.name:
             raise AnotherEnvironment(asked.id, target.name)
         return digest_now(platform, database)
-    found = restore_digest(platform, asked.release)
+    found = restore_digest(platform, asked.release) or switch_digest(platform, asked.release)
     return found if found is not None else candidate_of(platform, asked.release, target).plan_digest
 
 
@@ -224,7 +226,7 @@ def _judged(platform: Platform, case: Case) -> Judgement:
         return Refused("its release, database or environment is not known any more")
     except (AnotherEnvironment, TemporaryFailure) as exc:
         return Refused(f"could not look: {exc.what}")
-    except (DamagedRelease, DamagedBackup, RestoreRefused, UnknownBackup) as exc:
+    except (DamagedRelease, DamagedBackup, RestoreRefused, SwitchRefused, UnknownBackup) as exc:
         return Refused(exc.what)
     required = Quorum(target.approvals.required, accepted_proofs(platform))
     return judge(asked, case.approvals, plan, platform.clock.now(), required)

@@ -68,10 +68,12 @@ HISTORY_KEY = "drp:schema:history"
 LOCK_KEY = "drp:schema:lock"
 SHAPE_KEY = "drp:schema:shapes"
 """A hash: version to the lines of what the server looked like after it."""
+SWITCH_KEY = "drp:switch"
+"""A hash: what this logical database was called, and until or since when it was live."""
 _KEPT = "drp:*"
 """Keys that steps make: settings and conventions. Everything else here is a cache."""
-_OWN = ("drp:schema:", "drp:heartbeat")
-"""What the platform notes for itself: the history of the schema, and what a backup is recognised by."""
+_OWN = ("drp:schema:", "drp:heartbeat", SWITCH_KEY)
+"""What the platform notes for itself: the history of the schema, what a backup is recognised by, what was switched."""
 
 REPEATABLE = frozenset(
     {

@@ -13,6 +13,7 @@ import pytest
 
 from dr_platform.backups.manifest import Manifest
 from dr_platform.backups.port import BackupEngine, Facts, Kind, StoredBackup
+from dr_platform.backups.switch import NoSwitch
 from dr_platform.errors import PlatformError
 from dr_platform.objects import open_objects
 from tests.backups import Room, order, room
@@ -147,6 +148,18 @@ class BackupEngineContract:
             with pytest.raises(PlatformError), engine.new_database("restored_by_test"):
                 pytest.fail("a name that is taken was offered as a target")
             self.remove_database(engine, "restored_by_test")
+
+    def test_a_switch_is_offered_to_what_is_there_or_refused_with_the_steps_by_hand(self, engine: BackupEngine) -> None:
+        refused: NoSwitch | None = None
+        try:
+            standing = engine.switching().standing("never_made")
+            assert standing.target is None
+            assert standing.live.extent
+        except NoSwitch as exc:
+            refused = exc
+        if refused is not None:
+            assert "drp maintenance on" in "".join(refused.steps)
+            assert all(step in refused.next_step for step in refused.steps)
 
     def _restored_and_failed(self, engine: BackupEngine, chain: tuple[StoredBackup, ...]) -> None:
         with engine.new_database("restored_by_test") as restoration:

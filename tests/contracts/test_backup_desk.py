@@ -29,7 +29,10 @@ from dr_platform.backups.catalogue import State
 from dr_platform.backups.errors import BackupFailed, Cause, NoEscrow
 from dr_platform.backups.port import Kind
 from dr_platform.backups.restore import NotConfirmed, RestoreRefused
+from dr_platform.backups.switch import SWITCHED, SwitchPlan, SwitchRefused
 from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.database_switch import ASKED as SWITCH_ASKED
+from dr_platform.database_switch import SwitchDesk, switch_digest
 from dr_platform.databases.access import read_login
 from dr_platform.databases.port import Endpoint
 from dr_platform.databases.redis_ import RedisDatabase
@@ -243,6 +246,37 @@ def test_where_releases_need_approvals_a_restore_needs_as_many_for_exactly_its_p
     with pytest.raises(ApprovalNeeded):
         desk.restore(desk.plan_restore(NAME, record.id, "9"), record.id, "somebody", "another plan")
     assert desk.restore(plan, record.id, "somebody", "a drill").plan == plan
+
+
+def test_a_switch_needs_as_many_for_exactly_these_two_databases(desk: BackupDesk, operations: SqlEngine) -> None:
+    platform = desk.platform
+    vars(platform)["operations"] = operations
+    own = platform.environment
+    record = desk.take(NAME, None, "on demand", "somebody")
+    desk.restore(desk.plan_restore(NAME, record.id, "8"), record.id, "somebody", "a drill")
+    switches = SwitchDesk(desk, lambda _platform, _database: {}, settle_s=0.0)
+    platform.environment = own.model_copy(update={"approvals": own.approvals.model_copy(update={"required": 1})})
+    plan = switches.plan(NAME, "8")
+    assert isinstance(plan, SwitchPlan)
+    with pytest.raises(ApprovalNeeded) as needed:
+        switches.switch(NAME, "8", "8", "somebody", "a drill")
+    assert isinstance(switches.plan(NAME, "8"), SwitchPlan), "nothing was switched"
+    assert SWITCH_ASKED not in kinds_of_evidence(platform)
+    (request_id, _), approvals = needed.value.args, approval_desk(platform)
+    subject = approvals.store.read(request_id).request.release
+    assert switch_digest(platform, subject) == plan.digest
+    assert restore_digest(platform, subject) is None
+    for_a_day = valid_for(platform.environment)
+    approvals.approve(request_id, Person("another", Proof.DECLARED), plan.digest, "read it", valid_for=for_a_day)
+    done = switches.switch(NAME, "8", "8", "somebody", "a drill")
+    with pytest.raises(SwitchRefused, match="live already"):
+        switch_digest(platform, subject)
+    with pytest.raises(ApprovalNeeded):
+        switches.switch(NAME, done.before, done.before, "somebody", "back is a plan of its own")
+    assert switches.switch(NAME, "8", "8", "somebody", "a repetition").before == done.before
+    platform.environment = own
+    switches.switch(NAME, done.before, done.before, "somebody", "the drill has ended")
+    assert kinds_of_evidence(platform)[-4:] == [SWITCH_ASKED, SWITCHED, SWITCH_ASKED, SWITCHED]
 
 
 def test_the_job_takes_one_for_its_slot_and_its_checks_judge_it(platform: Platform) -> None:

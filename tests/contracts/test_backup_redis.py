@@ -8,19 +8,21 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from dr_platform.backups.port import Kind, StoredBackup
+from dr_platform.backups.port import Kind, LastSwitch, StoredBackup
 from dr_platform.backups.proof import compared
 from dr_platform.backups.redis_ import FILE, PIECE, RedisBackups, fault_of
 from dr_platform.backups.redis_replica import payload
 from dr_platform.backups.scratch_server import sweep, workplace
 from dr_platform.backups.source import RestoreFailed, SnapshotFailed, Source, TargetRefused
 from dr_platform.backups.spool import SpooledPiece
+from dr_platform.backups.switch import NotSwitched
 from dr_platform.catalog import Engine
 from dr_platform.databases.access import Login, read_login
 from dr_platform.databases.port import Endpoint
@@ -31,6 +33,7 @@ from tests.contracts.embedded_servers import Running, running
 pytestmark = pytest.mark.contract
 
 LONG_S = 3600
+AT = datetime(2026, 11, 26, 14, 5, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +328,61 @@ def test_what_a_killed_process_left_is_removed_the_next_time(server: Running, tm
     sweep(base)
     assert list(base.iterdir()) == []
     assert not [c for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == psutil.CONN_LISTEN]
+
+
+# Going live
+
+
+def swapped(engine: RedisBackups, to: str, at: datetime) -> None:
+    switching = engine.switching()
+    switching.switch(switching.standing(to), at, lambda _: None)
+
+
+def test_a_restored_number_goes_live_at_once_for_open_connections_and_what_was_live_comes_back(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    backup = stored(engine, tmp_path / "stored")
+    with engine.new_database("7") as restoration:
+        restoration.restore((backup,))
+    client.set("since the backup", "x")
+    keys = client.dbsize()
+    swapped(engine, "7", AT)
+    assert client.get("since the backup") is None
+    assert client.get("number") == "42"
+    before = "7_before_20261126t140500z"
+    standing = engine.switching().standing("7")
+    assert standing.target is None, "the number alone never names what was live"
+    assert standing.last == LastSwitch("7", before, AT)
+    found = engine.switching().standing(before).target
+    assert found is not None
+    assert found.extent == f"{keys + 1} keys"  # with the note of the switch
+    swapped(engine, before, AT + timedelta(hours=1))
+    assert client.get("since the backup") == "x"
+    again = engine.switching().standing(before)
+    assert (again.target, again.last) == (
+        None,
+        LastSwitch(before, "7_before_20261126t150500z", AT + timedelta(hours=1)),
+    )
+
+
+def test_a_plan_that_somebody_else_was_faster_with_swaps_nothing(
+    engine: RedisBackups, client: Any, tmp_path: Path
+) -> None:
+    backup = stored(engine, tmp_path / "stored")
+    with engine.new_database("7") as restoration:
+        restoration.restore((backup,))
+    client.set("since the backup", "x")
+    switching = engine.switching()
+    read = switching.standing("7")
+    swapped(engine, "7", AT)
+    with pytest.raises(NotSwitched):
+        switching.switch(read, AT + timedelta(minutes=1), lambda _: None)
+    assert client.get("since the backup") is None
+    last = switching.standing("7").last
+    assert last is not None
+    assert last.at == AT
+
+
+@pytest.mark.parametrize("name", ["0", "00", "9999", "live", "7_before_20261126t140500z", "8"])
+def test_what_is_live_empty_or_never_was_is_no_target(engine: RedisBackups, name: str) -> None:
+    assert engine.switching().standing(name).target is None

@@ -24,6 +24,7 @@ from dr_platform.backups.postgresql.logical import logical_snapshot
 from dr_platform.backups.postgresql.physical import physical_snapshot, possible_kinds
 from dr_platform.backups.postgresql.recovery import Recovery, recover
 from dr_platform.backups.postgresql.scratch import ScratchServer, Site, scratch_server
+from dr_platform.backups.postgresql.switch import PostgresSwitching
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import Login, is_loopback
 from dr_platform.databases.port import Endpoint
@@ -76,6 +77,9 @@ class PostgresBackups:
         except BaseException:
             self._drop(name)
             raise
+
+    def switching(self) -> PostgresSwitching:
+        return PostgresSwitching(self.access, self.clock)
 
     def _create(self, name: str) -> None:
         if not _NAME.fullmatch(name):

@@ -120,7 +120,7 @@ def load(target: Access, backup: StoredBackup, means: Means) -> None:
         _step(target, "views", lambda: _refresh(connection, surroundings_of(pieces)["materialized"]))
         _finish(target, connection, pieces.bytes_of(POST_DATA), means)
         _step(target, "statistics", lambda: connection.execute("ANALYZE"))
-        _step(target, "grants", lambda: _grant(connection, surroundings_of(pieces), target.database))
+        _step(target, "grants", lambda: grant(connection, surroundings_of(pieces), target.database))
 
 
 def _step(target: Access, step: str, act: Callable[[], T]) -> T:
@@ -297,7 +297,7 @@ def _make_roles(connection: Connection, around: Mapping[str, Any]) -> None:
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(member)))
 
 
-def _grant(connection: Connection, around: Mapping[str, Any], database: str) -> None:
+def grant(connection: Connection, around: Mapping[str, Any], database: str) -> None:
     """Who may connect, and the database's own settings: last, so that nobody comes in before it is whole."""
     name = sql.Identifier(database)
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
