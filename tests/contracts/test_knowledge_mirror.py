@@ -17,7 +17,7 @@ from dr_platform.catalog import Engine, load_catalog
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import ManagedDatabase
 from dr_platform.databases.schema import migrate, read_steps
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.knowledge.search import MixedModels
 from dr_platform.knowledge.seeding import seed
 from dr_platform.knowledge.store import InUse, read_in_use
@@ -39,7 +39,8 @@ pytestmark = pytest.mark.contract
 
 CATALOG = Path(__file__).parents[2] / "catalog"
 SLEEP = load_catalog(CATALOG).knowledge["sleep"]
-USED = InUse(WordVectors.model_id, WordVectors.dimensions)
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
+USED = InUse(LONG.model_id, LONG.dimensions)
 Connection = psycopg.Connection[Any]
 
 
@@ -102,12 +103,12 @@ def test_the_copy_has_the_same_identifiers_hashes_and_vectors_and_follows_every_
 
 def test_another_model_is_written_anew_and_other_sets_stay(connection: Connection, schema: Any) -> None:
     schema[COLLECTION].insert_one({"_id": "other/a#0", "set": "other", "content_hash": "x", "model": "m"})
-    seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", ShortWordVectors())
+    seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", SHORT)
     used = read_in_use(connection)
     assert used is not None
     synchronise(connection, schema, "sleep", used)
     lengths = {len(row["embedding"]) for row in schema[COLLECTION].find({"set": "sleep"})}
-    assert lengths == {ShortWordVectors.dimensions}
+    assert lengths == {SHORT.dimensions}
     assert schema[COLLECTION].count_documents({"set": "other"}) == 1
 
 
@@ -148,7 +149,7 @@ def test_the_index_and_the_question_have_the_documented_form() -> None:
     assert (asked["index"], asked["path"], asked["queryVector"]) == (name, "embedding", [0.0, 1.0])
     assert asked["limit"] <= asked["numCandidates"] <= 10_000
     assert asked["filter"] == {"model": {"$eq": USED.model}, "set": {"$eq": "sleep"}}
-    assert index_name(USED.model) != index_name(ShortWordVectors.model_id)
+    assert index_name(USED.model) != index_name(SHORT.model_id)
 
 
 def test_a_document_stands_where_its_best_chunk_stands() -> None:
@@ -162,4 +163,4 @@ def test_a_document_stands_where_its_best_chunk_stands() -> None:
 
 def test_a_question_of_another_model_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(MixedModels):
-        mirror_search(None, USED, ShortWordVectors(), "How do I sleep?")  # type: ignore[arg-type]
+        mirror_search(None, USED, SHORT, "How do I sleep?")  # type: ignore[arg-type]

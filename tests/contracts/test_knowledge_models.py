@@ -20,7 +20,7 @@ from dr_platform.catalog import Engine, load_catalog
 from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.schema import migrate, read_steps
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.knowledge import store
 from dr_platform.knowledge.embedder import Embedder
 from dr_platform.knowledge.evaluate import evaluate_set
@@ -51,7 +51,7 @@ CATALOG = Path(__file__).parents[2] / "catalog"
 SLEEP = load_catalog(CATALOG).knowledge["sleep"]
 QUESTION = "How do I nap without ruining the night?"
 CLOCK = SystemClock()
-LONG, SHORT = WordVectors(), ShortWordVectors()
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
 Connection = psycopg.Connection[Any]
 
 
@@ -143,14 +143,14 @@ def test_building_again_embeds_nothing(connection: Connection) -> None:
 KILLED = """
 import os, signal, sys
 from dr_platform.clock import SystemClock
-from dr_platform.embedding import ShortWordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.knowledge import store
 from dr_platform.knowledge.models import reindex
 import psycopg
 
 store.EMBED_BATCH = 8
 
-class Dying(ShortWordVectors):
+class Dying(WordVectors):
     calls = 0
     def embed(self, texts):
         self.calls += 1
@@ -159,7 +159,7 @@ class Dying(ShortWordVectors):
         return super().embed(texts)
 
 with psycopg.connect(sys.stdin.read(), autocommit=True) as connection:
-    reindex(connection, Dying(), SystemClock())
+    reindex(connection, Dying("wordllama-l2-supercat-128", 128), SystemClock())
 """
 
 
@@ -251,7 +251,7 @@ def test_what_is_loaded_between_building_and_switching_is_not_lost(
     own = tmp_path / "own.jsonl"
     own.write_text('{"title": "Late", "text": "It came while the vectors were made."}\n')
 
-    class Late(ShortWordVectors):
+    class Late(WordVectors):
         """A seed ends after the last chunk was embedded."""
 
         def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -261,7 +261,7 @@ def test_what_is_loaded_between_building_and_switching_is_not_lost(
                 own.unlink()
             return super().embed(texts)
 
-    late = Late()
+    late = Late(SHORT.model_id, SHORT.dimensions)
     try:
         switch_to(connection, late, LONG)
     except ModelIncomplete:
@@ -317,12 +317,9 @@ def test_a_retired_model_is_gone_and_the_one_in_use_cannot_be(connection: Connec
 
 
 def test_a_model_whose_size_changed_under_its_name_is_refused(connection: Connection) -> None:
-    class Grown(ShortWordVectors):
-        dimensions = 64
-
     reindex(connection, SHORT, CLOCK)
     with pytest.raises(WrongDimensions):
-        reindex(connection, Grown(), CLOCK)
+        reindex(connection, WordVectors(SHORT.model_id, 64), CLOCK)
 
 
 def test_a_store_of_the_release_before_is_taken_over_and_can_be_taken_back(server: Running) -> None:

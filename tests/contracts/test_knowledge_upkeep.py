@@ -19,14 +19,16 @@ from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import DatabaseUnreachable, ManagedDatabase
 from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.definitions import build_definitions
-from dr_platform.embedding import ShortWordVectors, UnknownModel, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
+from dr_platform.knowledge.embedders import UnknownModel
 from dr_platform.platform import Platform
 from tests.contracts.embedded_servers import Running, running
 
 pytestmark = pytest.mark.contract
 
 CATALOG = Path(__file__).parents[2] / "catalog"
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
 
 
 class Placed(Platform):
@@ -112,7 +114,7 @@ def test_a_set_whose_source_cannot_be_used_is_left_and_the_others_are_not(platfo
 
 
 def test_a_switch_is_recorded_and_sets_are_seeded_with_the_new_model_from_then_on(platform: Placed) -> None:
-    done = knowledge_upkeep.switch(platform, ShortWordVectors.model_id, "somebody", chosen="half the room")
+    done = knowledge_upkeep.switch(platform, SHORT.model_id, "somebody", chosen="half the room")
     assert done.before is not None
     assert done.before.questions > 100
     kinds = [entry.kind for entry in platform.evidence.entries()]
@@ -120,15 +122,15 @@ def test_a_switch_is_recorded_and_sets_are_seeded_with_the_new_model_from_then_o
     outcome = seed_knowledge(platform, "sleep")
     assert outcome.measurements()["documents_unchanged"] == 14
     found = {model.model: model.state for model in knowledge_upkeep.models(platform)}
-    assert found == {ShortWordVectors.model_id: "active", WordVectors.model_id: "ready"}
-    assert knowledge_upkeep.retire(platform, WordVectors.model_id, "somebody") > 300
+    assert found == {SHORT.model_id: "active", LONG.model_id: "ready"}
+    assert knowledge_upkeep.retire(platform, LONG.model_id, "somebody") > 300
     assert [entry.kind for entry in platform.evidence.entries()][-1] == knowledge_upkeep.RETIRED
 
 
 def test_a_reason_that_may_not_be_kept_changes_nothing(platform: Placed) -> None:
     with pytest.raises(RefusedEvidence):
-        knowledge_upkeep.switch(platform, ShortWordVectors.model_id, "somebody", chosen="for SSN 078-05-1120")
-    assert [model.state for model in knowledge_upkeep.models(platform)] == ["active"]
+        knowledge_upkeep.switch(platform, SHORT.model_id, "somebody", chosen="for SSN 078-05-1120")
+    assert [model.state for model in knowledge_upkeep.models(platform)] == ["active", "absent"]
 
 
 def test_a_model_that_nobody_ships_is_refused(platform: Placed) -> None:
@@ -138,7 +140,7 @@ def test_a_model_that_nobody_ships_is_refused(platform: Placed) -> None:
 
 def test_the_job_builds_and_switches_as_it_is_told(platform: Placed) -> None:
     job = build_definitions(platform).resolve_job_def("reindex_knowledge")
-    config = {"ops": {"build_vectors": {"config": {"model": ShortWordVectors.model_id}}}}
+    config = {"ops": {"build_vectors": {"config": {"model": SHORT.model_id}}}}
     assert job.execute_in_process(run_config=config).success
     assert [m.state for m in knowledge_upkeep.models(platform)] == ["active", "ready"]
-    assert knowledge_upkeep.models(platform)[0].model == WordVectors.model_id
+    assert knowledge_upkeep.models(platform)[0].model == LONG.model_id

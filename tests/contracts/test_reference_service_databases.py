@@ -24,7 +24,7 @@ from dr_platform.catalog import Engine, Role
 from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.embedded import embedded_server
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.identity import new_id
 from dr_platform.knowledge.evaluate import Figures, RetrievalReport
 from dr_platform.knowledge.models import Answers, switch
@@ -325,12 +325,13 @@ def test_vectors_are_of_length_1_and_equal_for_equal_texts(platform: Platform) -
 
 
 def test_vectors_of_another_model_are_given_when_asked_for_and_unknown_ones_refused(platform: Platform) -> None:
-    wanted = {"texts": ["sleep"], "model": ShortWordVectors.model_id}
+    wanted = {"texts": ["sleep"], "model": SHORT.model_id}
     answer = platform.ask(Role.EMBEDDING, "/embed", wanted, "embed:use")
-    assert (answer.body["model"], len(answer.body["vectors"][0])) == (ShortWordVectors.model_id, 128)
+    assert (answer.body["model"], len(answer.body["vectors"][0])) == (SHORT.model_id, 128)
     assert platform.ask(Role.EMBEDDING, "/embed", {**wanted, "model": "no-such-model"}, "embed:use").status == 400
 
 
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
 NOTHING = Answers(RetrievalReport("no question", 0, *[Figures(0, 0, 0)] * 3, ()))
 
 
@@ -344,7 +345,7 @@ def test_search_follows_the_store_to_another_model_and_back(platform: Platform) 
             connection: Any = database.connection  # type: ignore[attr-defined]
             switch(connection, embedder, None, lambda _asked: NOTHING, SystemClock(), chosen="a test")
 
-    for embedder in (ShortWordVectors(), WordVectors()):
+    for embedder in (SHORT, LONG):
         use(embedder)
         wanted = {"question": f"I forgot my tablet last night {new_id('q')}", "limit": 3}
         found = platform.ask(Role.SEARCH, "/search", wanted, "search:use").body
