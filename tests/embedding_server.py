@@ -35,11 +35,12 @@ class Fault:
 
 @dataclass
 class EmbeddingServer:
-    """``faults`` come first, in order; ``forever`` afterwards, where it is set."""
+    """After ``well_for`` right answers ``faults`` come, in order; then ``forever``, where it is set."""
 
     url: str = ""
     vectors: Callable[[Sequence[str]], Any] = WordVectors().embed
     key: str | None = None
+    well_for: int = 0
     faults: list[Fault] = field(default_factory=list)
     forever: Fault | None = None
     asked: list[list[str]] = field(default_factory=list)
@@ -51,10 +52,11 @@ class EmbeddingServer:
         assert isinstance(texts, list)
         self.asked.append(texts)
         self.keys.append(key)
-        if self.faults:
-            return self.faults.pop(0)
-        if self.forever is not None:
-            return self.forever
+        if len(self.asked) > self.well_for:
+            if self.faults:
+                return self.faults.pop(0)
+            if self.forever is not None:
+                return self.forever
         if self.key is not None and key != f"Bearer {self.key}":
             return Fault(401, {"error": "who is there?"})
         if path == "/embed":
@@ -114,3 +116,11 @@ def embedding_server(**settings: Any) -> Iterator[EmbeddingServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def model_file(name: str, server: EmbeddingServer, dimensions: int = 256, **fields: Any) -> str:
+    """The catalog's file of a model on this server, with ``fields`` of its ``server``."""
+    place = {"api": "openai", "url": server.url, "model": SERVED, **fields}
+    lines = "".join(f"  {key}: {value}\n" for key, value in place.items())
+    head = f"name: {name}\ntitle: Acme\ndescription: A server of a test.\nowner: team:ai\nkind: http\n"
+    return f"{head}dimensions: {dimensions}\nserver:\n{lines}"

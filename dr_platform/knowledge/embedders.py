@@ -154,4 +154,4 @@ class Embedders:
 
 def fit_for_header(key: str) -> bool:
     """Whether a key can stand in a header: printable ASCII without blanks."""
-    return key.isascii() and key.isprintable() and " " not in key
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key

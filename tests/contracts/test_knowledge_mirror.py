@@ -14,10 +14,12 @@ import psycopg
 import pytest
 
 from dr_platform.catalog import Engine, load_catalog
+from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import ManagedDatabase
 from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.embedding import WordVectors
+from dr_platform.knowledge.http_embedder import HttpEmbedder, Tei
 from dr_platform.knowledge.search import MixedModels
 from dr_platform.knowledge.seeding import seed
 from dr_platform.knowledge.store import InUse, read_in_use
@@ -34,6 +36,7 @@ from dr_platform.knowledge_mirror import (
 from dr_platform.platform import Platform
 from tests.contracts.embedded_servers import Running, running
 from tests.contracts.test_knowledge_store import address
+from tests.embedding_server import embedding_server
 
 pytestmark = pytest.mark.contract
 
@@ -101,14 +104,17 @@ def test_the_copy_has_the_same_identifiers_hashes_and_vectors_and_follows_every_
     assert stored == {key: (content, pytest.approx(vector)) for key, content, vector in rows}
 
 
-def test_another_model_is_written_anew_and_other_sets_stay(connection: Connection, schema: Any) -> None:
+@pytest.mark.parametrize("size", [128, 200], ids=["in this process", "on a server"])
+def test_another_model_is_written_anew_and_other_sets_stay(connection: Connection, schema: Any, size: int) -> None:
     schema[COLLECTION].insert_one({"_id": "other/a#0", "set": "other", "content_hash": "x", "model": "m"})
-    seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", SHORT)
+    with embedding_server(vectors=WordVectors("served", 200).embed) as server:
+        embedder = SHORT if size == 128 else HttpEmbedder("acme-200", 200, server.url, Tei(), SystemClock())
+        seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", embedder)
     used = read_in_use(connection)
     assert used is not None
     synchronise(connection, schema, "sleep", used)
     lengths = {len(row["embedding"]) for row in schema[COLLECTION].find({"set": "sleep"})}
-    assert lengths == {SHORT.dimensions}
+    assert lengths == {size}
     assert schema[COLLECTION].count_documents({"set": "other"}) == 1
 
 
