@@ -1,19 +1,19 @@
 """Texts as vectors, computed in this process from word vectors that come with a wheel.
 
-Here: ``WordVectors`` and its shorter kind, by name. Not here: who asks for vectors, where they are kept,
-or the same thing over HTTP.
+Here: ``WordVectors``. Not here: which models a company has (``catalog/embedders/``), who asks for vectors,
+where they are kept, or servers that make them.
 No network is used: wordllama's own loader would try a download, so its two files are read directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,72 +36,48 @@ class NoWordVectors(PlatformError):
 
 class WordVectors:
     """A text's vector is the mean of its tokens' vectors, of length 1 (all zero for a text without tokens).
+    Of fewer than 256 ``dimensions`` it has the first ones, which they were trained to allow.
 
     Equal texts give equal vectors on every machine, alone or in a batch, so stored vectors stay
     comparable for as long as ``model_id`` is the same. Loading takes about 0.2 s and 32 MB, at the
-    first use. Safe to use from several threads.
+    first use in a process. Safe to use from several threads.
     """
 
-    model_id = "wordllama-l2-supercat-256"
-    dimensions = 256
+    def __init__(self, model_id: str = "wordllama-l2-supercat-256", dimensions: int = 256) -> None:
+        self.model_id = model_id
+        self.dimensions = dimensions
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One row per text, in order."""
         import numpy as np
 
+        tokenizer, vectors = _tokenizer(), _vectors()
         rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), _BATCH):
             batch = list(texts[start : start + _BATCH])
-            for at, encoded in enumerate(self._tokenizer.encode_batch(batch, add_special_tokens=False), start):
+            for at, encoded in enumerate(tokenizer.encode_batch(batch, add_special_tokens=False), start):
                 if encoded.ids:
-                    mean = self._vectors[encoded.ids, : self.dimensions].mean(axis=0, dtype=np.float32)
+                    mean = vectors[encoded.ids, : self.dimensions].mean(axis=0, dtype=np.float32)
                     rows[at] = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return rows
 
-    @cached_property
-    def _vectors(self) -> NDArray[np.float32]:
-        import numpy as np
-        from safetensors.numpy import load_file
 
-        return np.ascontiguousarray(load_file(_shipped(_WEIGHTS))["embedding.weight"], dtype=np.float32)
+@cache
+def _vectors() -> NDArray[np.float32]:
+    import numpy as np
+    from safetensors.numpy import load_file
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(_shipped(_TOKENIZER)))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
-
-
-class ShortWordVectors(WordVectors):
-    """The same word vectors cut to their first 128 numbers, which they were trained to allow: half the
-    room and time. How much worse they find is measured when the store is switched to them."""
-
-    model_id = "wordllama-l2-supercat-128"
-    dimensions = 128
-
-
-MODELS: Mapping[str, type[WordVectors]] = {kind.model_id: kind for kind in (WordVectors, ShortWordVectors)}
-
-
-class UnknownModel(PlatformError):
-    exit_code = ExitCode.REFUSED
-
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self.what = f"{model}: no embedder of that name comes with this version"
-        self.untouched = "everything stored"
-        self.next_step = f"choose one of {', '.join(MODELS)}"
+    return np.ascontiguousarray(load_file(_shipped(_WEIGHTS))["embedding.weight"], dtype=np.float32)
 
 
 @cache
-def embedder_named(model: str) -> WordVectors:
-    """The embedder that makes a model's vectors, loaded at its first use."""
-    if model not in MODELS:
-        raise UnknownModel(model)
-    return MODELS[model]()
+def _tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(_shipped(_TOKENIZER)))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _shipped(name: str) -> Path:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dr_platform.catalog import KnowledgeSet
-from dr_platform.knowledge.embedder import Embedder
+from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.knowledge.embedder import Embedder, Remembering
+from dr_platform.knowledge.embedders import KEY_CATEGORY, KEY_FIELD, fit_for_header
 from dr_platform.knowledge.evaluate import (
     LabelledQuestion,
     RetrievalReport,
@@ -22,8 +24,9 @@ from dr_platform.knowledge.evaluate import (
     evaluate_set,
     read_questions,
 )
-from dr_platform.knowledge.models import Answers, Model, Reindexed, Switched, read_models
-from dr_platform.knowledge.seeding import compare
+from dr_platform.knowledge.gates import phi_verdict
+from dr_platform.knowledge.models import Answers, Model, Reindexed, Switched, count_texts, read_models
+from dr_platform.knowledge.seeding import compare, identifiers
 from dr_platform.knowledge.sources import SourceError
 from dr_platform.knowledge.store import read_in_use
 from dr_platform.knowledge.upkeep import Leave, Reseed, Standing, Tried, decide
@@ -41,34 +44,84 @@ SUBJECT = "knowledge/models"
 
 
 def models(platform: Platform) -> tuple[Model, ...]:
-    """Every model with vectors, the one in use first."""
+    """Every model with vectors, the one in use first; then those of the catalog that have none."""
     with platform.knowledge() as connection:
-        return read_models(connection)
+        stored = read_models(connection)
+        chunks = count_texts(connection)
+    known = {model.model for model in stored}
+    return stored + tuple(
+        Model(name, entry.dimensions, "absent", 0, chunks, None)
+        for name, entry in platform.catalog.embedders.items()
+        if name not in known
+    )
 
 
 def reindex(platform: Platform, model: str, progress: Progress = silent) -> Reindexed:
     """Build a model's vectors beside those in use; repeating it goes on. Raises ``UnknownModel`` and what
     ``knowledge.models.reindex`` raises."""
-    from dr_platform.embedding import embedder_named
     from dr_platform.knowledge import models as versions
 
-    embedder = embedder_named(model)
+    embedder = platform.embedders.named(model)
     with platform.knowledge("admin") as connection:
+        if not platform.embedders.entries[model].questions:
+            _require_no_identifiers(platform, connection, model)
         return versions.reindex(connection, embedder, platform.clock, progress)
+
+
+class HoldsIdentifiers(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, model: str, sets: tuple[str, ...]) -> None:
+        super().__init__(model, sets)
+        self.what = (
+            f"{model}: articles of {', '.join(sets)} seem to hold identifiers of a patient,"
+            " and its server may not have PHI"
+        )
+        self.untouched = "everything stored; nothing was sent"
+        self.next_step = f"see the check `phi` of these sets, or allow its questions in catalog/embedders/{model}.yaml"
+
+
+def _require_no_identifiers(platform: Platform, connection: Connection[Any], model: str) -> None:
+    sets = platform.catalog.knowledge.values()
+    looks = {chosen.name: phi_verdict(connection, chosen, identifiers) for chosen in sets}
+    found = tuple(name for name, verdict in looks.items() if verdict.measurements.get("identifiers"))
+    if found:
+        raise HoldsIdentifiers(model, found)
+
+
+def store_key(platform: Platform, model: str, key: str) -> int:
+    """Keep the key of a model's server; the version of the secret. Raises ``UnknownModel`` and ``NoKeyWanted``."""
+    platform.embedders.named(model)
+    name = platform.embedders.entries[model].secret
+    if not name or not fit_for_header(key):
+        raise NoKeyWanted(model, "it is no key" if name else "the catalog names no secret for it")
+    before = platform.secrets.metadata(name)
+    expected = before.version if before else None
+    return platform.secrets.write(name, {KEY_FIELD: key}, category=KEY_CATEGORY, expected=expected)
+
+
+class NoKeyWanted(PlatformError):
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(model, why)
+        self.what = f"{model}: the key was not kept, {why}"
+        self.untouched = "every stored secret"
+        self.next_step = "a key is printable ASCII without blanks, and stands under `server.secret` in the model's file"
 
 
 def switch(platform: Platform, model: str, actor: str, progress: Progress = silent, *, chosen: str = "") -> Switched:
     """Search with another model where it is no worse, or because of ``chosen``; recorded as evidence.
-    Raises ``UnknownModel`` and what ``knowledge.models.switch`` raises."""
-    from dr_platform.embedding import MODELS, embedder_named
+    Raises ``UnknownModel``, ``QuestionsRefused`` and what ``knowledge.models.switch`` raises."""
     from dr_platform.knowledge import models as versions
 
-    embedder = embedder_named(model)
+    embedder = platform.embedders.for_questions(model)
     if chosen:  # before anything is changed: a reason that may not be kept is refused here
         platform.evidence.append(CHOSEN, SUBJECT, actor, {"model": model, "reason": chosen})
     with platform.knowledge("admin") as connection:
         used = read_in_use(connection)
-        previous = embedder_named(used.model) if used is not None and used.model in MODELS else None
+        known = used is not None and used.model in platform.catalog.embedders
+        previous = platform.embedders.named(used.model) if used is not None and known else None
 
         def ask(asked: Embedder) -> Answers:
             return ask_all(platform, connection, asked)
@@ -139,11 +192,12 @@ def _standing(connection: Connection[Any], knowledge_set: KnowledgeSet, folder: 
 
 def ask_all(platform: Platform, connection: Connection[Any], embedder: Embedder) -> Answers:
     """The labelled questions of every set that has some: of the whole store, and of their own set."""
+    asked = Remembering(embedder)  # each question is asked six times, and none of them is timed
     questions: list[LabelledQuestion] = []
     reports: list[RetrievalReport] = []
     for name, knowledge_set in platform.catalog.knowledge.items():
         if knowledge_set.questions is not None:
             folder = platform.catalog.knowledge_folder(name)
             questions += read_questions(folder / knowledge_set.questions)
-            reports.append(evaluate_set(connection, embedder, knowledge_set, folder))
-    return Answers(evaluate(connection, embedder, "the whole store", questions), tuple(reports))
+            reports.append(evaluate_set(connection, asked, knowledge_set, folder))
+    return Answers(evaluate(connection, asked, "the whole store", questions), tuple(reports))

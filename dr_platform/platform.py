@@ -20,7 +20,7 @@ from dr_platform.catalog import Catalog, Database, DataClass, Engine, Environmen
 from dr_platform.clock import Clock, SystemClock
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.runtime.port import Revision, Runtime, Workload
-from dr_platform.secrets.port import SecretStore
+from dr_platform.secrets.port import Fields, SecretStore
 from dr_platform.state import StateDirectory, locate_state, state_base
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from dr_platform.databases.embedded import EmbeddedServer
     from dr_platform.databases.embedded.system import SystemPostgres
     from dr_platform.databases.port import Endpoint, ManagedDatabase
-    from dr_platform.embedding import WordVectors
     from dr_platform.evidence import EvidenceLog
     from dr_platform.incidents import IncidentLedger
+    from dr_platform.knowledge.embedder import Embedder
+    from dr_platform.knowledge.embedders import Embedders
     from dr_platform.metrics.port import TrafficSource
     from dr_platform.reference_service.client import ServiceClient
     from dr_platform.runtime.local.runtime import LocalRuntime
@@ -92,7 +93,7 @@ def reference_digest() -> str:
     """The image digest on the local runtime: SHA-256 over the reference service's code."""
     package = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    beside = (package / "faults.py", package / "embedding.py")
+    beside = (package / "faults.py", package / "embedding.py", *(package / "knowledge").glob("*embedder*.py"))
     for source in sorted([*(package / "reference_service").rglob("*.py"), *beside]):
         digest.update(source.read_bytes())
     return "sha256:" + digest.hexdigest()
@@ -343,20 +344,22 @@ class Platform:
         return IncidentLedger(self.evidence, self.clock)
 
     @cached_property
-    def embedder(self) -> WordVectors:
-        """What an empty knowledge store is loaded with."""
-        from dr_platform.embedding import WordVectors
+    def embedders(self) -> Embedders:
+        """The catalog's embedding models."""
+        from dr_platform.knowledge.embedders import Embedders, entries_of
 
-        return WordVectors()
+        return Embedders(entries_of(self.catalog), self._secret, self.clock)
 
-    def embedder_of(self, connection: psycopg.Connection) -> WordVectors:
-        """What makes vectors that compare with the stored ones. Raises ``UnknownModel`` where the store
-        was switched to one that this version does not have."""
-        from dr_platform.embedding import embedder_named
+    def _secret(self, name: str) -> Fields | None:
+        return self.secrets.read(name)  # here, because the store is made on first use
+
+    def embedder_of(self, connection: psycopg.Connection) -> Embedder:
+        """What makes vectors that compare with the stored ones, or what an empty store is loaded with. Raises
+        ``UnknownModel`` where the store was switched to one that the catalog does not have."""
         from dr_platform.knowledge.store import read_in_use
 
         used = read_in_use(connection)
-        return self.embedder if used is None else embedder_named(used.model)
+        return self.embedders.named(self.embedders.first if used is None else used.model)
 
 
 def _bind(environment: Environment, runtime: str | None) -> Binding:

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from dr_platform import knowledge_upkeep
-from dr_platform.embedding import MODELS
 from dr_platform.platform import Platform
 from dr_platform.resources import ACTOR_TAG, carried_out, choice
 
@@ -14,7 +13,11 @@ def reindex_job(platform: Platform) -> dg.JobDefinition:
     @dg.op(
         name="build_vectors",
         description="Builds a model's vectors beside those in use; repeating it goes on.",
-        config_schema={"model": dg.Field(choice("EmbeddingModel", MODELS), description="Whose vectors are built.")},
+        config_schema={
+            "model": dg.Field(
+                choice("EmbeddingModel", platform.catalog.embedders), description="Whose vectors are built."
+            )
+        },
         pool="knowledge_models",
         retry_policy=dg.RetryPolicy(max_retries=2, delay=10),
     )

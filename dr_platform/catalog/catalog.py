@@ -8,7 +8,16 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from dr_platform.catalog.models import Database, Environment, KnowledgeSet, Release, Role, SecretCategory, Service
+from dr_platform.catalog.models import (
+    Database,
+    EmbeddingModel,
+    Environment,
+    KnowledgeSet,
+    Release,
+    Role,
+    SecretCategory,
+    Service,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Catalog:
     services: Mapping[str, Service]
     databases: Mapping[str, Database]
     environments: Mapping[str, Environment]
+    embedders: Mapping[str, EmbeddingModel]
     knowledge: Mapping[str, KnowledgeSet]
     releases: Mapping[str, Release]
     secret_categories: Mapping[str, SecretCategory]

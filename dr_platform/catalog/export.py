@@ -115,6 +115,7 @@ def _entries(catalog: Catalog) -> dict[Kind, Mapping[str, Model]]:
         "service": catalog.services,
         "database": catalog.databases,
         "environment": catalog.environments,
+        "embedder": catalog.embedders,
         "knowledge": catalog.knowledge,
         "release": catalog.releases,
         "secret": catalog.secret_categories,

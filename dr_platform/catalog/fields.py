@@ -37,6 +37,13 @@ _WINDOW = r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9]-([01][0
 
 _BRANCHES = r"^[A-Za-z0-9*][A-Za-z0-9._/*-]{0,99}$"
 _REPOSITORY = r"^[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}$"
+_MODEL = r"^[a-z][a-z0-9._-]{1,63}$"
+_SERVER = (
+    r"^https?://(\[[0-9a-f:]{2,39}\]|[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?)(:[1-9][0-9]{0,4})?"
+    r"(/[A-Za-z0-9_.-]{1,60}){0,5}$"
+)
+_SERVED = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}(/[A-Za-z0-9._:-]{1,100}){0,3}$"
+_EMBEDDER_KEY = r"^embedders/[a-z0-9]+([_-]+[a-z0-9]+)*$"
 IN_WORDS = {
     _NAME: "use 2 to 40 lower-case letters, digits and hyphens, a letter first",
     _OWNER: "write `team:` and the team's name, for example team:platform",
@@ -56,6 +63,10 @@ IN_WORDS = {
     _CONTRACT_RANGE: "write one contract or a range in quotes, for example '2', '>=2' or '>=2 <4'",
     _BRANCHES: "write a branch, or a pattern in which * stands for any characters, for example release/*",
     _REPOSITORY: "write owner/name, for example dr/assistant",
+    _MODEL: "use 2 to 64 lower-case letters, digits, dots, hyphens and underscores, a letter first",
+    _SERVER: "write http(s)://host:port, with a path where it has one, without user, key or query",
+    _SERVED: "write the model as its server names it, for example BAAI/bge-small-en-v1.5",
+    _EMBEDDER_KEY: "write the name of a secret, for example embedders/bge; the key itself goes into the secret store",
     _WINDOW: "write a weekly window as 'Sun 02:00-06:00 UTC'",
 }
 """Every pattern of a field as the remedy a person reads; a test fails on a pattern without words."""
@@ -78,6 +89,13 @@ def _real_day(value: str) -> str:
 def _real_port(value: str) -> str:
     if int(value.rpartition(":")[2].partition("/")[0]) > 65535:
         raise ValueError("has a port above 65535: write host:port with the server's own port")
+    return value
+
+
+def _real_server(value: str) -> str:
+    port = re.search(r"[^:/\]]:([0-9]+)(/|$)|\]:([0-9]+)", value)
+    if port is not None and int(port[1] or port[3]) > 65535:
+        raise ValueError("has a port above 65535: write the server's own port")
     return value
 
 
@@ -127,6 +145,11 @@ KubernetesVersion = Annotated[str, Field(pattern=_KUBERNETES)]
 WeeklyWindow = Annotated[str, Field(pattern=_WINDOW)]
 ContractNumber = Annotated[str, Field(pattern=_CONTRACT)]
 ContractRange = Annotated[str, Field(pattern=_CONTRACT_RANGE), AfterValidator(_some_contract)]
+ModelName = Annotated[str, Field(pattern=_MODEL)]
+ServerAddress = Annotated[str, Field(pattern=_SERVER), AfterValidator(_real_server)]
+ServedName = Annotated[str, Field(pattern=_SERVED)]
+EmbedderKey = Annotated[str, Field(pattern=_EMBEDDER_KEY)]
+"""The folder in front keeps a pasted key out: none of a provider's begins so."""
 DaySpan = Annotated[str, Field(pattern=_SPAN), AfterValidator(_ordered_days)]
 
 KNOWN_SETTINGS = {

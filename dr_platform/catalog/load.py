@@ -22,6 +22,7 @@ from dr_platform.catalog.explain import explain
 from dr_platform.catalog.faults import WHOLE_FILE, CatalogError, Fault, field_path
 from dr_platform.catalog.models import (
     Database,
+    EmbeddingModel,
     Environment,
     KnowledgeSet,
     Model,
@@ -60,6 +61,7 @@ KINDS = (
     Kind("service", Service, "services"),
     Kind("database", Database, "databases", "database.yaml"),
     Kind("environment", Environment, "environments"),
+    Kind("embedder", EmbeddingModel, "embedders"),
     Kind("knowledge", KnowledgeSet, "knowledge", "set.yaml", required=False),
     Kind("release", Release, "releases"),
     Kind("secret", SecretCategory, "secrets"),
@@ -90,7 +92,7 @@ def load_catalog(root: Path) -> Catalog:
     for kind in KINDS:
         _read_kind(kind, reading)
     catalog = _assembled(reading)
-    declared = Declared(frozenset(reading.names["service"]), frozenset(reading.names["database"]))
+    declared = Declared(*(frozenset(reading.names[kind]) for kind in ("service", "database", "embedder")))
     contradictions = islice(faults_between_files(catalog, declared), MAX_CONTRADICTIONS)
     reading.faults.extend(_located(fault, reading.lines.get(fault.file, {})) for fault in contradictions)
     if reading.faults:
@@ -105,6 +107,7 @@ def _assembled(reading: _Reading) -> Catalog:
         services=by_kind["service"],
         databases=by_kind["database"],
         environments=by_kind["environment"],
+        embedders=by_kind["embedder"],
         knowledge=by_kind["knowledge"],
         releases=by_kind["release"],
         secret_categories=by_kind["secret"],

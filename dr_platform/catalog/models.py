@@ -22,18 +22,22 @@ from dr_platform.catalog.fields import (
     DatabasePort,
     Day,
     DaySpan,
+    EmbedderKey,
     HostPort,
     ImageRepository,
     InnerFolder,
     InnerJsonLines,
     KubernetesVersion,
     LanguageTag,
+    ModelName,
     Name,
     Number,
     Owner,
     Region,
     RepositoryName,
     Sentence,
+    ServedName,
+    ServerAddress,
     ServicePort,
     Settings,
     Title,
@@ -521,6 +525,44 @@ class KnowledgeSet(Model):
     )
     retrieval: RetrievalGoal = Field(default=RetrievalGoal(), description="what its questions must reach")
     quality: KnowledgeQuality = Field(default=KnowledgeQuality(), description="what its articles must be like")
+
+
+class EmbeddingServer(Model):
+    """Where vectors are made, and what may be sent there."""
+
+    api: Literal["openai", "tei"] = Field(
+        description="POST /v1/embeddings as OpenAI has it, or POST /embed of Text Embeddings Inference"
+    )
+    url: ServerAddress = Field(description="its address without that path")
+    model: ServedName | None = Field(default=None, description="what the server calls it; openai needs it")
+    shortened: bool = Field(
+        default=False, description="ask for vectors cut to `dimensions`, where the model allows it; openai alone"
+    )
+    batch: Count = Field(default=32, ge=1, le=128, description="texts in one request")
+    timeout: Duration = Field(default=10.0, le=120, description="one request is answered within")
+    secret: EmbedderKey | None = Field(
+        default=None, description="name of a secret whose field key is sent as bearer; none where left out"
+    )
+    questions: Literal["allowed", "refused"] = Field(
+        default="refused", description="whether users' questions, which may hold PHI, may be sent there"
+    )
+    agreement: Title | None = Field(
+        default=None, description="reference of the business associate agreement (45 CFR 164.504(e)) with who runs it"
+    )
+
+
+class EmbeddingModel(Model):
+    """What makes vectors of texts; the file's stem is its name. Vectors are kept under the name, so another
+    model, version or size has another name."""
+
+    name: ModelName = Field(description="the file's stem, with the model's version")
+    title: Title = Field(description="for people")
+    description: Sentence = Field(description="what it is, in a sentence")
+    owner: Owner = Field(description="team that is called, as team:<name>")
+    kind: Literal["words", "http"] = Field(description="the platform's own word vectors, or a server")
+    dimensions: Count = Field(ge=1, le=2000, description="numbers of a vector; the store's index takes 2,000 at most")
+    first: bool = Field(default=False, description="an empty store is loaded with it; true for one of them")
+    server: EmbeddingServer | None = Field(default=None, description="of the kind http")
 
 
 class Contract(Model):

@@ -6,9 +6,11 @@ break (``models``). Each rule says what a runtime would otherwise meet half-way 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from dr_platform.catalog.catalog import Catalog
 from dr_platform.catalog.contracts import unmet
@@ -18,6 +20,8 @@ from dr_platform.catalog.models import (
     UI_PORT,
     ComplianceLevel,
     DataClass,
+    EmbeddingModel,
+    EmbeddingServer,
     Environment,
     Release,
     Role,
@@ -36,6 +40,7 @@ class Declared:
 
     services: frozenset[str]
     databases: frozenset[str]
+    embedders: frozenset[str]
 
 
 def faults_between_files(catalog: Catalog, declared: Declared) -> Iterator[Fault]:
@@ -52,6 +57,7 @@ def faults_between_files(catalog: Catalog, declared: Declared) -> Iterator[Fault
     for environment in catalog.environments.values():
         yield from _environment(environment)
         yield from _references_of_environment(environment, catalog, declared)
+    yield from _embedders(catalog, declared)
     yield from _releases(catalog, declared)
     for release in catalog.releases.values():
         yield from _contracts(release, declared)
@@ -279,6 +285,67 @@ def _remedied(environment: Environment, declared: Declared) -> Iterator[Fault]:
         if names is not None and rule.part is not None and rule.part not in names:
             where, problem = f"remediation.rules.{at}.part", f"names nothing among the {rule.layer}"
             yield Fault(_environment_file(environment.name), where, problem, choose_among(rule.part, names))
+
+
+WORD_VECTOR_SIZES = (64, 128, 256)
+"""Lengths that the platform's own word vectors were trained to be cut to."""
+
+
+def _embedders(catalog: Catalog, declared: Declared) -> Iterator[Fault]:
+    first = [model for model in catalog.embedders.values() if model.first]
+    if not first and catalog.embedders.keys() == declared.embedders and declared.embedders:
+        file = f"embedders/{next(iter(catalog.embedders))}.yaml"
+        remedy = "write first: true in the one that an empty store is loaded with"
+        yield Fault(file, "first", "is true in no file", remedy)
+    for other in first[1:]:
+        problem = f"is also true in embedders/{first[0].name}.yaml"
+        yield Fault(f"embedders/{other.name}.yaml", "first", problem, "leave it true in one of them")
+    for model in catalog.embedders.values():
+        for field, problem, remedy in _of_embedder(model, declared):
+            yield Fault(f"embedders/{model.name}.yaml", field, problem, remedy)
+
+
+def _of_embedder(model: EmbeddingModel, declared: Declared) -> Iterator[tuple[str, str, str]]:
+    """Field, problem and remedy."""
+    if model.kind == "words":
+        if model.dimensions not in WORD_VECTOR_SIZES:
+            sizes = ", ".join(map(str, WORD_VECTOR_SIZES))
+            yield "dimensions", "is no size that the word vectors can be cut to", f"write one of {sizes}"
+        if model.server is not None:
+            yield "server", "is given although kind is words", "remove it, or write kind: http"
+    elif model.server is None:
+        yield "server", "is missing where kind is http", "add it, with api and url"
+    else:
+        yield from _of_server(model.server, declared)
+        if model.first and model.server.questions == "refused":
+            yield "first", "is true although questions may not be sent to it", "choose another, or allow questions"
+
+
+def _of_server(server: EmbeddingServer, declared: Declared) -> Iterator[tuple[str, str, str]]:
+    if server.api == "openai" and server.model is None:
+        yield "server.model", "is missing where api is openai", "add what the server calls it"
+    if server.api == "tei" and server.shortened:
+        yield "server.shortened", "is true although api is tei", "remove it, and write the model's own dimensions"
+    if within_platform(server.url, declared.services):
+        return
+    if not server.url.startswith("https://"):
+        problem = "leads out of the platform without TLS"
+        yield "server.url", problem, "write https://, or a host on loopback or of a service of the catalog"
+    if server.questions == "allowed" and server.agreement is None:
+        problem = "is missing although questions of users, which may hold PHI, leave the platform"
+        yield "server.agreement", problem, "add the business associate agreement's reference, or refuse questions"
+
+
+def within_platform(url: str, services: Collection[str]) -> bool:
+    """Whether an address is on loopback, or of a service of the catalog by its host name in a cluster. Whatever
+    else it may be, such as a private address, says nothing of who reads what is sent there."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        name, _, rest = host.partition(".")
+        in_cluster = not rest or rest.endswith((".svc", ".svc.cluster.local"))
+        return host == "localhost" or (name in services and in_cluster)
 
 
 def _releases(catalog: Catalog, declared: Declared) -> Iterator[Fault]:

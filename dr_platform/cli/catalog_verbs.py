@@ -48,7 +48,8 @@ def validate(
         return
     console.print(
         f"{root}: {len(catalog.services)} services, {len(catalog.databases)} databases, "
-        f"{len(catalog.environments)} environments, {len(catalog.knowledge)} knowledge sets, "
+        f"{len(catalog.environments)} environments, {len(catalog.embedders)} embedding models, "
+        f"{len(catalog.knowledge)} knowledge sets, "
         f"{len(catalog.releases)} releases, {len(catalog.secret_categories)} secret categories; no faults"
     )
 
@@ -63,7 +64,7 @@ def _faults(read: Callable[[Path], object], root: Path) -> tuple[Fault, ...]:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="service, database, environment, knowledge, release or secret.")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(kinds())}.")],
 ) -> None:
     """Print the JSON Schema of one kind of file, for editors."""
     if kind not in kinds():

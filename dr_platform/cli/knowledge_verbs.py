@@ -1,7 +1,9 @@
-"""``drp knowledge``: models whose vectors are stored, building another one's beside, switching, retiring."""
+"""``drp knowledge``: models whose vectors are stored, building another one's beside, switching, retiring; and the
+keys of their servers."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +18,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedder
 
 @app.command()
 def models(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show which model is searched, and which others have vectors."""
+    """Show which model is searched, which others have vectors, and which of the catalog have none."""
     from dr_platform import knowledge_upkeep
 
     found = knowledge_upkeep.models(platform_of(context))
@@ -27,8 +29,6 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         missing = f", {model.missing} missing" if model.missing else ""
         told = f"{model.model}  {model.state}  {model.dimensions} numbers  {model.vectors} vectors{missing}"
         console.print(told, markup=False)
-    if not found:
-        console.print("nothing is stored yet")
 
 
 @app.command()
@@ -72,3 +72,23 @@ def retire(context: typer.Context, model: ModelArgument, as_json: JsonOption = F
         print_json({"model": model, "vectors": removed})
     else:
         console.print(f"{model}: {removed} vectors removed", markup=False)
+
+
+@app.command()
+def key(
+    context: typer.Context,
+    model: ModelArgument,
+    file: Annotated[
+        Path | None, typer.Option("--from", exists=True, dir_okay=False, help="A file with it; else it is asked for.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the API key of a model's server into the secret store; the next request uses it."""
+    from dr_platform import knowledge_upkeep
+
+    text = file.read_text("utf-8", errors="replace") if file else typer.prompt("key", hide_input=True, err=True)
+    version = knowledge_upkeep.store_key(platform_of(context), model, text.strip())
+    if as_json:
+        print_json({"model": model, "version": version})
+    else:
+        console.print(f"{model}: its key is kept, version {version}", markup=False)

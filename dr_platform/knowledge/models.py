@@ -19,7 +19,7 @@ from dr_platform.clock import Clock
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
 from dr_platform.knowledge import store
 from dr_platform.knowledge.chunking import Chunk
-from dr_platform.knowledge.embedder import Embedder
+from dr_platform.knowledge.embedder import NO_VECTORS, Embedder
 from dr_platform.knowledge.evaluate import RetrievalReport
 from dr_platform.verdict import Measure, Progress, silent
 
@@ -31,7 +31,8 @@ MARGIN = 0.02
 two fewer are found. One question more or less is chance."""
 SLACK = 1e-9
 
-State = Literal["building", "ready", "active"]
+State = Literal["absent", "building", "ready", "active"]
+"""``absent`` is one that the catalog has and of which nothing is built."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,12 @@ def read_models(connection: Connection[Any]) -> tuple[Model, ...]:
     return tuple(Model(*row) for row in rows)
 
 
+def count_texts(connection: Connection[Any]) -> int:
+    """How many different chunks there are, each of which has a vector of a complete model."""
+    row = connection.execute("SELECT count(DISTINCT content_hash) FROM knowledge.chunks").fetchone()
+    return row[0] if row else 0
+
+
 def reindex(connection: Connection[Any], embedder: Embedder, clock: Clock, progress: Progress = silent) -> Reindexed:
     """Make every vector of a model that is missing, beside those in use; searches notice nothing.
 
@@ -274,8 +281,8 @@ def switch(
 
     Comparing and switching are one transaction, so what was measured is what comes into use; searches see
     the model before until it ends, and loads wait. ``previous`` is the embedder in use, absent where there
-    is none any more, which only ``chosen`` accepts. Raises ``NotAsGood``, ``ModelIncomplete``, and what
-    ``reindex`` raises; searches then go on as before.
+    is none any more, which only ``chosen`` accepts, as it does one that gives no vectors any more.
+    Raises ``NotAsGood``, ``ModelIncomplete``, and what ``reindex`` raises; searches then go on as before.
     """
     used = store.read_in_use(connection)
     if used is not None and used.model == embedder.model_id:
@@ -287,7 +294,7 @@ def switch(
             raise ModelIncomplete(embedder.model_id, missing)
         used = store.read_in_use(connection)
         comparable = previous is not None and used is not None and used.model == previous.model_id
-        before = ask(previous) if previous is not None and comparable else None
+        before = _ask_before(ask, previous, chosen) if previous is not None and comparable else None
         _bring_into_use(connection, embedder.model_id, clock.now())
         after = ask(embedder)
         problems = worse(before, after)
@@ -300,6 +307,16 @@ def switch(
         quality_of(after),
         chosen,
     )
+
+
+def _ask_before(ask: Ask, previous: Embedder, chosen: str) -> Answers | None:
+    """Away from a server that is gone there is a way, for a reason."""
+    try:
+        return ask(previous)
+    except NO_VECTORS:
+        if not chosen:
+            raise
+        return None
 
 
 def _bring_into_use(connection: Connection[Any], model: str, now: datetime) -> None:

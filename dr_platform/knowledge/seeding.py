@@ -25,7 +25,7 @@ from dr_platform.clock import Clock, SystemClock
 from dr_platform.knowledge import store
 from dr_platform.knowledge.chunking import Chunk, chunk_document
 from dr_platform.knowledge.documents import Document
-from dr_platform.knowledge.embedder import Embedder
+from dr_platform.knowledge.embedder import Embedder, Remembering
 from dr_platform.knowledge.sources import PhiLook, SourceError, SourceFault, phi_warnings, read_source
 from dr_platform.verdict import Progress, silent
 
@@ -228,11 +228,12 @@ class _Work:
         count = sum(map(len, chunks.values()))
         cache = store.VectorCache(connection, self.embedder)
         self._embed(connection, [chunk for own in chunks.values() for chunk in own], cache)
+        words = self._words(connection)
         with connection.transaction():
             store.load_alone(connection, self.clock, self.progress)
             store.load_model(connection, self.embedder, self.clock.now())
             if self.found.count:
-                self._load(connection, chunks, cache)
+                self._load(connection, chunks, cache, words)
             # Also where nothing changed: a load that was killed may have left them out.
             store.load_indexes(connection, self.embedder, self.progress)
             store.load_seed(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
@@ -249,8 +250,19 @@ class _Work:
             if len(chunks) > store.EMBED_BATCH:
                 self.progress(f"{self.set_name}: {done:,} of {len(chunks):,} chunks embedded")
 
+    def _words(self, connection: Connection[Any]) -> Embedder:
+        """What has the vectors of all words before the transaction, in which other loads wait."""
+        words = Remembering(self.embedder)
+        for rows in store.term_batches(connection, self.documents, self.embedder.model_id):
+            words.embed([word for _, word in rows])
+        return words
+
     def _load(
-        self, connection: Connection[Any], chunks: dict[str, tuple[Chunk, ...]], cache: store.VectorCache
+        self,
+        connection: Connection[Any],
+        chunks: dict[str, tuple[Chunk, ...]],
+        cache: store.VectorCache,
+        words: Embedder,
     ) -> None:
         store.load_replaced(connection, self.set_name, self.source, (*self.found.changed, *self.found.removed))
         store.load_removals(connection, self.set_name, self.source, self.found.removed)
@@ -258,5 +270,5 @@ class _Work:
         for at in range(0, len(self.documents), store.LOAD_BATCH):
             store.load_rows(connection, self.documents[at : at + store.LOAD_BATCH], chunks, cache)
         store.load_upsert(connection, self.set_name, self.source, self.embedder.model_id, self.clock.now())
-        store.load_terms(connection, self.documents, self.embedder)
+        store.load_terms(connection, self.documents, words)
         store.load_prune(connection)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +45,10 @@ enter an existing HNSW index at about 760 a second, a build takes in 3,700 (meas
 LOCK_PATIENCE_S = 300.0
 LOCK_LOOK_S = 0.1
 EMBED_BATCH = 512
+KEEP_BATCH = 128
+"""So many vectors at most are made again after an embedder failed or a load was stopped."""
+SAME = 0.99
+"""Cosine of two vectors of one text by one model: rounding differs between machines and batches, no more."""
 LOAD_BATCH = 500
 LONG_STATEMENT_S = 900.0
 
@@ -90,6 +94,14 @@ class WrongDimensions(PlatformError):
         self.what = f"the embedder {model} gives {dimensions} numbers a text, its stored vectors have {stored}"
         self.untouched = "every stored document"
         self.next_step = "give the changed embedder a model name of its own, then `drp knowledge reindex` with it"
+
+
+class ModelChanged(PlatformError):
+    def __init__(self, model: str, cosine: float) -> None:
+        super().__init__(model, cosine)
+        self.what = f"{model}: a stored text has another vector now (cosine {cosine:.2f}), so the model is another one"
+        self.untouched = "every stored document, and searches"
+        self.next_step = "give the model as it is now a name of its own in catalog/embedders, and switch to that"
 
 
 class OtherModelInUse(PlatformError):
@@ -230,6 +242,7 @@ class VectorCache:
         register_vector(connection)
         self._connection = connection
         self._embedder = embedder
+        self._compared = False
         self.embedded = 0
 
     def vectors(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
@@ -237,12 +250,16 @@ class VectorCache:
         import numpy as np
 
         by_hash = self._cached({chunk.content_hash for chunk in chunks})
-        missing = self._missing(chunks, by_hash)
-        if missing:
-            rows = self._embedder.embed(list(missing.values()))
-            by_hash |= dict(zip(missing, rows, strict=True))
-            self._keep({key: by_hash[key] for key in missing})
-            self.embedded += len(missing)
+        missing = list(self._missing(chunks, by_hash).items())
+        if missing and not self._compared:
+            self._require_same()
+            self._compared = True
+        for at in range(0, len(missing), KEEP_BATCH):
+            some = dict(missing[at : at + KEEP_BATCH])
+            made = dict(zip(some, self._embedder.embed(list(some.values())), strict=True))
+            self._keep(made)
+            by_hash |= made
+            self.embedded += len(made)
         return np.stack([by_hash[chunk.content_hash] for chunk in chunks])
 
     def missing(self, chunks: Sequence[Chunk]) -> int:
@@ -252,6 +269,15 @@ class VectorCache:
             (self._embedder.model_id, [chunk.content_hash for chunk in chunks]),
         )
         return len(self._missing(chunks, {content_hash for (content_hash,) in found}))
+
+    def _require_same(self) -> None:
+        """A server may have another model behind the same name one day; its vectors would compare with nothing."""
+        row = self._connection.cursor(binary=True).execute(_KNOWN_TEXT, (self._embedder.model_id,)).fetchone()
+        if row is None:
+            return
+        before, (now,) = _numbers(row[2]), self._embedder.embed([Chunk(0, row[0], row[1]).indexed])
+        if before.any() and (cosine := float(before @ now)) < SAME:
+            raise ModelChanged(self._embedder.model_id, cosine)
 
     @staticmethod
     def _missing(chunks: Sequence[Chunk], known: Container[str]) -> dict[str, str]:
@@ -280,6 +306,13 @@ class VectorCache:
                 (self._embedder.model_id,),
             )
             self._connection.execute("DROP TABLE staged_vectors")
+
+
+_KNOWN_TEXT: LiteralString = """
+    SELECT d.title, c.text, e.embedding FROM knowledge.vectors e
+    JOIN knowledge.chunks c ON c.content_hash = e.content_hash JOIN knowledge.documents d ON d.id = c.document_id
+    WHERE e.model = %s ORDER BY e.content_hash LIMIT 1
+"""
 
 
 def _numbers(vector: Any) -> NDArray[np.float32]:
@@ -447,16 +480,24 @@ def load_model(connection: Connection[Any], embedder: Embedder, now: datetime) -
 def load_terms(connection: Connection[Any], documents: Sequence[Document], embedder: Embedder) -> None:
     """Give every lexeme of the documents a vector: that of the shortest word that has it, then the
     first in the alphabet, so that equal articles give equal terms in any order of loading."""
+    stage_terms(connection)
+    for rows in term_batches(connection, documents, embedder.model_id):
+        copy_terms(connection, rows, embedder)
+    keep_terms(connection, embedder)
+
+
+def term_batches(
+    connection: Connection[Any], documents: Sequence[Document], model: str
+) -> Iterator[Sequence[tuple[str, str]]]:
+    """Lexemes of the documents with their words, where the model has no vector of a better word."""
     words: dict[str, set[str]] = {}
     for document in documents:
         found = _WORD.findall(f"{document.title} {document.text}".lower())
         words.setdefault(configuration(document.language), set()).update(found)
-    stage_terms(connection)
     for config in sorted(words):
-        rows = connection.execute(_BETTER_TERMS, (sorted(words[config]), config, embedder.model_id)).fetchall()
+        rows = connection.execute(_BETTER_TERMS, (sorted(words[config]), config, model)).fetchall()
         for at in range(0, len(rows), EMBED_BATCH):
-            copy_terms(connection, rows[at : at + EMBED_BATCH], embedder)
-    keep_terms(connection, embedder)
+            yield rows[at : at + EMBED_BATCH]
 
 
 def stage_terms(connection: Connection[Any]) -> None:

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True, help="on loopback; the router passes requests on to it")
     given = parser.parse_args(arguments)
     environment = os.environ
-    paths = Paths(Path(environment.get("DRP_STATE_ROOT", ".drp/local")).absolute())
+    catalog = Path(environment.get("DRP_CATALOG", "catalog"))
+    paths = Paths(Path(environment.get("DRP_STATE_ROOT", ".drp/local")).absolute(), catalog)
     identity = Identity(
         service=given.service,
         version=environment.get("DRP_VERSION", "0.0.0"),
@@ -38,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     clock = SystemClock()
     try:
-        catalog = Path(environment.get("DRP_CATALOG", "catalog"))
         topology = read_topology(catalog, identity.environment, paths.own)
         secrets = EmbeddedSecretStore(paths.secrets, clock)
         replica = Replica.assemble(identity, topology, Settings.from_environment(), paths, secrets, clock)

@@ -43,6 +43,8 @@ class Paths:
     """Folders of the environment's state that a service uses."""
 
     root: Path
+    catalog: Path = Path("catalog")
+    """Of the platform, which may change while the service runs."""
 
     @property
     def secrets(self) -> Path:

@@ -1,4 +1,4 @@
-"""Who is where: services and databases of one environment, with the ports they answer on here.
+"""Who is where: services and databases of one environment, with the ports they answer on here, and embedding models.
 
 Here: the few facts of the catalog that a running service needs, and a snapshot of them as JSON.
 Reading the catalog itself costs 0.3 s and 20 MB, which two dozen processes should not each pay, so
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dr_platform.errors import ExitCode, PlatformError
+from dr_platform.knowledge.embedders import EmbedderEntry, entries_of
 
-_FORMAT = 1
+_FORMAT = 2
 """Rises when the snapshot's shape changes."""
 
 
@@ -80,6 +81,7 @@ class Topology:
     environment: str
     services: Mapping[str, ServiceEntry] = field(default_factory=dict)
     databases: Mapping[str, DatabaseEntry] = field(default_factory=dict)
+    embedders: Mapping[str, EmbedderEntry] = field(default_factory=dict)
 
     def service(self, name: str) -> ServiceEntry:
         if name not in self.services:
@@ -120,7 +122,7 @@ def read_topology(catalog_root: Path, environment: str, cache: Path) -> Topology
 def _state_of(root: Path) -> str:
     """Names, sizes and change times of the files that the topology is made of."""
     digest = hashlib.sha256(f"{_FORMAT}\0{root}".encode())
-    for pattern in ("services/*.yaml", "databases/*/database.yaml", "environments/*.yaml"):
+    for pattern in ("services/*.yaml", "databases/*/database.yaml", "environments/*.yaml", "embedders/*.yaml"):
         for path in sorted(root.glob(pattern)):
             seen = path.stat()
             digest.update(f"{path.name}\0{path.parent.name}\0{seen.st_mtime_ns}\0{seen.st_size}\n".encode())
@@ -136,6 +138,7 @@ def _read(snapshot: Path, wanted: str | None) -> Topology | None:
             document["environment"],
             {name: _service(fields) for name, fields in document["services"].items()},
             {name: DatabaseEntry(**fields) for name, fields in document["databases"].items()},
+            {name: EmbedderEntry(**fields) for name, fields in document["embedders"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -180,4 +183,4 @@ def topology_of(catalog: Any, environment: str) -> Topology:
         name: DatabaseEntry(name, found.engine.value, found.port + chosen.port_offset, found.database)
         for name, found in catalog.databases.items()
     }
-    return Topology(environment, services, databases)
+    return Topology(environment, services, databases, entries_of(catalog))

@@ -14,10 +14,12 @@ import psycopg
 import pytest
 
 from dr_platform.catalog import Engine, load_catalog
+from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import ManagedDatabase
 from dr_platform.databases.schema import migrate, read_steps
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
+from dr_platform.knowledge.http_embedder import HttpEmbedder, Tei
 from dr_platform.knowledge.search import MixedModels
 from dr_platform.knowledge.seeding import seed
 from dr_platform.knowledge.store import InUse, read_in_use
@@ -34,12 +36,14 @@ from dr_platform.knowledge_mirror import (
 from dr_platform.platform import Platform
 from tests.contracts.embedded_servers import Running, running
 from tests.contracts.test_knowledge_store import address
+from tests.embedding_server import embedding_server
 
 pytestmark = pytest.mark.contract
 
 CATALOG = Path(__file__).parents[2] / "catalog"
 SLEEP = load_catalog(CATALOG).knowledge["sleep"]
-USED = InUse(WordVectors.model_id, WordVectors.dimensions)
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
+USED = InUse(LONG.model_id, LONG.dimensions)
 Connection = psycopg.Connection[Any]
 
 
@@ -100,14 +104,17 @@ def test_the_copy_has_the_same_identifiers_hashes_and_vectors_and_follows_every_
     assert stored == {key: (content, pytest.approx(vector)) for key, content, vector in rows}
 
 
-def test_another_model_is_written_anew_and_other_sets_stay(connection: Connection, schema: Any) -> None:
+@pytest.mark.parametrize("size", [128, 200], ids=["in this process", "on a server"])
+def test_another_model_is_written_anew_and_other_sets_stay(connection: Connection, schema: Any, size: int) -> None:
     schema[COLLECTION].insert_one({"_id": "other/a#0", "set": "other", "content_hash": "x", "model": "m"})
-    seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", ShortWordVectors())
+    with embedding_server(vectors=WordVectors("served", 200).embed) as server:
+        embedder = SHORT if size == 128 else HttpEmbedder("acme-200", 200, server.url, Tei(), SystemClock())
+        seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", embedder)
     used = read_in_use(connection)
     assert used is not None
     synchronise(connection, schema, "sleep", used)
     lengths = {len(row["embedding"]) for row in schema[COLLECTION].find({"set": "sleep"})}
-    assert lengths == {ShortWordVectors.dimensions}
+    assert lengths == {size}
     assert schema[COLLECTION].count_documents({"set": "other"}) == 1
 
 
@@ -148,7 +155,7 @@ def test_the_index_and_the_question_have_the_documented_form() -> None:
     assert (asked["index"], asked["path"], asked["queryVector"]) == (name, "embedding", [0.0, 1.0])
     assert asked["limit"] <= asked["numCandidates"] <= 10_000
     assert asked["filter"] == {"model": {"$eq": USED.model}, "set": {"$eq": "sleep"}}
-    assert index_name(USED.model) != index_name(ShortWordVectors.model_id)
+    assert index_name(USED.model) != index_name(SHORT.model_id)
 
 
 def test_a_document_stands_where_its_best_chunk_stands() -> None:
@@ -162,4 +169,4 @@ def test_a_document_stands_where_its_best_chunk_stands() -> None:
 
 def test_a_question_of_another_model_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(MixedModels):
-        mirror_search(None, USED, ShortWordVectors(), "How do I sleep?")  # type: ignore[arg-type]
+        mirror_search(None, USED, SHORT, "How do I sleep?")  # type: ignore[arg-type]

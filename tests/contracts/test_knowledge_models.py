@@ -11,19 +11,20 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 import pytest
 
 from dr_platform.catalog import Engine, load_catalog
-from dr_platform.clock import SystemClock
+from dr_platform.clock import ManualClock, SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.schema import migrate, read_steps
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.knowledge import store
-from dr_platform.knowledge.embedder import Embedder
+from dr_platform.knowledge.embedder import BadEmbedding, Embedder, EmbedderUnreachable
 from dr_platform.knowledge.evaluate import evaluate_set
+from dr_platform.knowledge.http_embedder import HttpEmbedder, Tei
 from dr_platform.knowledge.models import (
     Answers,
     ModelIncomplete,
@@ -37,9 +38,10 @@ from dr_platform.knowledge.models import (
 )
 from dr_platform.knowledge.search import MixedModels, hybrid_search, vector_search
 from dr_platform.knowledge.seeding import seed
-from dr_platform.knowledge.store import WrongDimensions
+from dr_platform.knowledge.store import ModelChanged, WrongDimensions
 from tests.contracts.embedded_servers import Running, running
 from tests.contracts.test_knowledge_store import Counting, address
+from tests.embedding_server import EmbeddingServer, Fault, embedding_server
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +53,8 @@ CATALOG = Path(__file__).parents[2] / "catalog"
 SLEEP = load_catalog(CATALOG).knowledge["sleep"]
 QUESTION = "How do I nap without ruining the night?"
 CLOCK = SystemClock()
-LONG, SHORT = WordVectors(), ShortWordVectors()
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
+REMOTE = "acme-384"
 Connection = psycopg.Connection[Any]
 
 
@@ -101,8 +104,8 @@ def connection(server: Running) -> Iterator[Connection]:
             "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.term_vectors, knowledge.vectors,"
             " knowledge.models CASCADE"
         )
-        for embedder in (LONG, SHORT, Hashing(), Blind()):
-            store.drop_indexes(connection, embedder.model_id)
+        for model in (LONG.model_id, SHORT.model_id, Hashing.model_id, Blind.model_id, REMOTE):
+            store.drop_indexes(connection, model)
         seed(connection, SLEEP, CATALOG / "knowledge" / "sleep" / "articles", LONG)
         yield connection
 
@@ -143,14 +146,14 @@ def test_building_again_embeds_nothing(connection: Connection) -> None:
 KILLED = """
 import os, signal, sys
 from dr_platform.clock import SystemClock
-from dr_platform.embedding import ShortWordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.knowledge import store
 from dr_platform.knowledge.models import reindex
 import psycopg
 
 store.EMBED_BATCH = 8
 
-class Dying(ShortWordVectors):
+class Dying(WordVectors):
     calls = 0
     def embed(self, texts):
         self.calls += 1
@@ -159,7 +162,7 @@ class Dying(ShortWordVectors):
         return super().embed(texts)
 
 with psycopg.connect(sys.stdin.read(), autocommit=True) as connection:
-    reindex(connection, Dying(), SystemClock())
+    reindex(connection, Dying("wordllama-l2-supercat-128", 128), SystemClock())
 """
 
 
@@ -251,7 +254,7 @@ def test_what_is_loaded_between_building_and_switching_is_not_lost(
     own = tmp_path / "own.jsonl"
     own.write_text('{"title": "Late", "text": "It came while the vectors were made."}\n')
 
-    class Late(ShortWordVectors):
+    class Late(WordVectors):
         """A seed ends after the last chunk was embedded."""
 
         def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -261,7 +264,7 @@ def test_what_is_loaded_between_building_and_switching_is_not_lost(
                 own.unlink()
             return super().embed(texts)
 
-    late = Late()
+    late = Late(SHORT.model_id, SHORT.dimensions)
     try:
         switch_to(connection, late, LONG)
     except ModelIncomplete:
@@ -317,12 +320,9 @@ def test_a_retired_model_is_gone_and_the_one_in_use_cannot_be(connection: Connec
 
 
 def test_a_model_whose_size_changed_under_its_name_is_refused(connection: Connection) -> None:
-    class Grown(ShortWordVectors):
-        dimensions = 64
-
     reindex(connection, SHORT, CLOCK)
     with pytest.raises(WrongDimensions):
-        reindex(connection, Grown(), CLOCK)
+        reindex(connection, WordVectors(SHORT.model_id, 64), CLOCK)
 
 
 def test_a_store_of_the_release_before_is_taken_over_and_can_be_taken_back(server: Running) -> None:
@@ -348,3 +348,121 @@ def test_a_store_of_the_release_before_is_taken_over_and_can_be_taken_back(serve
             assert states(connection) == {LONG.model_id: ("active", 0)}
     finally:
         database.close()
+
+
+# Servers
+
+
+@pytest.fixture
+def remote() -> Iterator[tuple[HttpEmbedder, EmbeddingServer]]:
+    """A model of another size on a real server, and the server."""
+    with embedding_server(vectors=Hashing().embed) as server:
+        yield HttpEmbedder(REMOTE, 384, server.url, Tei(), ManualClock(), batch=64), server
+
+
+@pytest.fixture
+def many(connection: Connection, tmp_path: Path) -> Path:
+    """300 articles more than the set has, which the store holds."""
+    source = tmp_path / "many.jsonl"
+    source.write_text("".join(f'{{"title": "Night {n}", "text": "Rest number {n} is good."}}\n' for n in range(300)))
+    seed(connection, SLEEP, source, LONG)
+    return source
+
+
+def contents(connection: Connection) -> list[Any]:
+    statements: tuple[LiteralString, ...] = (
+        "SELECT slug, content_hash, updated_at FROM knowledge.documents ORDER BY 1",
+        "SELECT content_hash FROM knowledge.chunks ORDER BY 1",
+        "SELECT lexeme, word, model FROM knowledge.term_vectors ORDER BY 1, 3",
+        "SELECT * FROM knowledge.seeds ORDER BY 1, 2",
+    )
+    return [connection.execute(statement).fetchall() for statement in statements]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        pytest.param(Fault(503), EmbedderUnreachable, id="down"),
+        pytest.param(Fault(429, headers={"Retry-After": "9000"}), EmbedderUnreachable, id="busy for hours"),
+        pytest.param(Fault(body=b"[[", promised=99), EmbedderUnreachable, id="cut short"),
+        pytest.param(Fault(401), BadEmbedding, id="key refused"),
+        pytest.param(Fault(body=[[1.0] * 256] * 64), BadEmbedding, id="another size"),
+        pytest.param(Fault(body=[[float("nan")] * 384] * 64), BadEmbedding, id="NaN"),
+    ],
+)
+@pytest.mark.usefixtures("many")
+def test_building_with_a_server_that_fails_goes_on_where_it_was_and_searches_never_notice(
+    connection: Connection, remote: tuple[HttpEmbedder, EmbeddingServer], fault: Fault, told: type[Exception]
+) -> None:
+    embedder, server = remote
+    found, stored = hybrid_search(connection, LONG, QUESTION), contents(connection)
+    server.well_for, server.forever = 5, fault
+    with pytest.raises(told):
+        reindex(connection, embedder, CLOCK)
+    state, missing = states(connection)[REMOTE]
+    assert state == "building"
+    assert contents(connection) == stored
+    assert hybrid_search(connection, LONG, QUESTION) == found
+    kept = server.texts[: 2 * store.KEEP_BATCH]
+    server.forever = None
+    server.asked.clear()
+    again = HttpEmbedder(REMOTE, 384, server.url, Tei(), ManualClock(), batch=64)
+    assert reindex(connection, again, CLOCK).embedded == missing
+    assert set(server.texts[1:]).isdisjoint(kept), "but for one, which shows that the model is the same"
+    assert states(connection)[REMOTE] == ("ready", 0)
+
+
+def test_a_store_that_is_searched_with_a_server_is_loaded_and_left_as_it_is_while_that_is_down(
+    connection: Connection, remote: tuple[HttpEmbedder, EmbeddingServer], tmp_path: Path
+) -> None:
+    embedder, server = remote
+    done = switch_to(connection, embedder, LONG, chosen="a test")
+    assert done.before is not None
+    assert states(connection) == {REMOTE: ("active", 0), LONG.model_id: ("ready", 0)}
+    assert hybrid_search(connection, embedder, QUESTION)[0].document == "napping-wisely"
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"title": "Sleeping beside a quokka", "text": "Close the window before the quokka comes."}\n')
+    stored = contents(connection)
+    server.well_for, server.forever = len(server.asked) + 2, Fault(500)  # at the words: the vector is made already
+    with pytest.raises(EmbedderUnreachable):
+        seed(connection, SLEEP, own, embedder)
+    assert contents(connection) == stored
+    asked = len(server.asked)
+    with pytest.raises(EmbedderUnreachable, match="given up"):
+        seed(connection, SLEEP, own, embedder)
+    assert len(server.asked) == asked, "the next set does not wait for it again"
+    server.forever = None
+    back = HttpEmbedder(REMOTE, 384, server.url, Tei(), ManualClock())
+    report = seed(connection, SLEEP, own, back)
+    assert (report.documents_added, report.embedded) == (1, 0)
+    found = vector_search(connection, back, "Close the window before the quokka comes.", 1)
+    assert found[0].document == "sleeping-beside-a-quokka"
+
+
+def test_away_from_a_server_that_is_gone_leads_a_reason(
+    connection: Connection, remote: tuple[HttpEmbedder, EmbeddingServer]
+) -> None:
+    embedder, server = remote
+    switch_to(connection, embedder, LONG, chosen="a test")
+    server.forever = Fault(503)
+    server.well_for = 0
+    with pytest.raises(EmbedderUnreachable):
+        switch_to(connection, LONG, embedder)
+    assert states(connection)[REMOTE] == ("active", 0)
+    done = switch_to(connection, LONG, embedder, chosen="its server is gone")
+    assert (done.before, done.after.questions > 10) == (None, True)
+    assert states(connection)[LONG.model_id] == ("active", 0)
+
+
+def test_another_model_behind_the_same_name_is_refused_before_anything_is_mixed(
+    connection: Connection, remote: tuple[HttpEmbedder, EmbeddingServer], many: Path
+) -> None:
+    embedder, server = remote
+    reindex(connection, embedder, CLOCK)
+    with many.open("a") as source:
+        source.write('{"title": "One more night", "text": "It came after the server was changed."}\n')
+    seed(connection, SLEEP, many, LONG)
+    server.vectors = Blind().embed
+    with pytest.raises(ModelChanged, match="cosine"):
+        reindex(connection, embedder, CLOCK)
+    assert states(connection)[REMOTE] == ("ready", 1)

@@ -44,6 +44,7 @@ class Counting(WordVectors):
     """Real vectors, and how many texts they were asked for."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[str] = []
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -51,15 +52,8 @@ class Counting(WordVectors):
         return super().embed(texts)
 
 
-class OtherModel(WordVectors):
-    model_id = "another-256"
-
-
-class Wide(WordVectors):
-    dimensions = 384
-
-
 VECTORS = WordVectors()
+OTHER_MODEL, WIDE = WordVectors("another-256"), WordVectors(dimensions=384)
 INDEX = f"knowledge.{store.index_of('vectors', VECTORS.model_id)}"
 
 
@@ -95,7 +89,7 @@ def connection(server: Running) -> Iterator[Connection]:
             "TRUNCATE knowledge.documents, knowledge.seeds, knowledge.term_vectors, knowledge.vectors,"
             " knowledge.models CASCADE"
         )
-        for model in (VECTORS.model_id, OtherModel.model_id):
+        for model in (VECTORS.model_id, OTHER_MODEL.model_id):
             store.drop_indexes(connection, model)
         yield connection
 
@@ -162,9 +156,11 @@ def test_an_edited_article_is_the_only_one_embedded_again(connection: Connection
     embedder = Counting()
     report = seed(connection, SLEEP, articles, embedder)
     assert counts(report) == (0, 1, 0, 13)
-    passages = [text for text in embedder.asked if text.startswith("Napping without")]
+    known, *asked = embedder.asked
+    assert "quokka" not in known, "a stored passage shows first whether the model is still the same"
+    passages = [text for text in asked if text.startswith("Napping without")]
     assert report.embedded == len(passages) == 1, "unchanged passages of the article keep their vectors"
-    assert {text for text in embedder.asked if text not in passages} <= {"quokka", "word", "put", "test"}
+    assert {text for text in asked if text not in passages} <= {"quokka", "word", "put", "test"}
     after = touched(connection)
     assert {slug for slug in after if after[slug] != before[slug]} == {"napping-wisely"}
     assert [hit.document for hit in exact_search(connection, "quokka")] == ["napping-wisely"]
@@ -237,14 +233,21 @@ from pathlib import Path
 import psycopg
 from dr_platform.catalog import load_catalog
 from dr_platform.embedding import WordVectors
+from dr_platform.knowledge import store
 from dr_platform.knowledge.seeding import seed
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "0":
+    store.keep_terms = die
 
 class Dying(WordVectors):
     calls = 0
     def embed(self, texts):
         self.calls += 1
         if self.calls == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return super().embed(texts)
 
 with psycopg.connect(sys.stdin.read(), autocommit=True) as connection:
@@ -256,8 +259,9 @@ with psycopg.connect(sys.stdin.read(), autocommit=True) as connection:
 @pytest.mark.parametrize(
     ("call", "kept"),
     [
-        pytest.param(2, store.EMBED_BATCH, id="while embedding"),
-        pytest.param(4, 1_200, id="inside the transaction"),
+        pytest.param(3, 2 * store.KEEP_BATCH, id="while embedding"),
+        pytest.param(11, 1_200, id="at the words"),
+        pytest.param(0, 1_200, id="inside the transaction"),
     ],
 )
 def test_a_seeder_that_is_killed_leaves_no_half_and_the_next_one_goes_on_from_there(
@@ -336,10 +340,10 @@ def test_an_embedder_that_is_not_in_use_loads_nothing_and_is_not_compared(
     before = snapshot(connection)
     (articles / "new.md").write_text("# New\n\nNobody would find this by meaning.\n")
     with pytest.raises(OtherModelInUse, match="another-256"):
-        seed(connection, SLEEP, articles, OtherModel())
+        seed(connection, SLEEP, articles, OTHER_MODEL)
     assert snapshot(connection) == before
     with pytest.raises(MixedModels, match="wordllama"):
-        hybrid_search(connection, OtherModel(), "How do I fall asleep?")
+        hybrid_search(connection, OTHER_MODEL, "How do I fall asleep?")
 
 
 def test_an_embedder_that_changed_its_size_under_the_same_name_is_refused(
@@ -347,7 +351,7 @@ def test_an_embedder_that_changed_its_size_under_the_same_name_is_refused(
 ) -> None:
     seed(connection, SLEEP, articles, VECTORS)
     with pytest.raises(WrongDimensions):
-        seed(connection, SLEEP, articles, Wide())
+        seed(connection, SLEEP, articles, WIDE)
 
 
 def test_seeding_inside_somebody_s_transaction_is_refused(server: Running, articles: Path) -> None:

@@ -15,6 +15,7 @@ from dr_platform.faults import FaultStore
 from dr_platform.reference_service.access import Tokens, make_key
 from dr_platform.reference_service.stores.port import open_store
 from dr_platform.reference_service.topology import Topology, Work, read_topology
+from tests.embedding_server import EmbeddingServer, Fault, embedding_server, model_file
 from tests.reference_platform import Fleet, Process, fleet, until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
@@ -331,3 +332,62 @@ def test_roles_and_engines_are_those_of_the_catalog(services: Fleet) -> None:
     assert {entry.engine for entry in topology.databases.values()} == {engine.value for engine in Engine}
     for entry in topology.databases.values():
         open_store(entry, services.secrets, 1).close()
+
+
+# Embedding models
+
+
+def embed(services: Fleet, replica: Process, model: str | None) -> tuple[int, int]:
+    """The status, and how many numbers the vector of a question has."""
+    wanted = {"texts": ["a question of a patient"]} | ({"model": model} if model else {})
+    answer = replica.ask("/embed", wanted, token=services.token("embed:use"))
+    return answer.status, len(answer.body["vectors"][0]) if answer.status == 200 else 0
+
+
+@pytest.fixture
+def acme(services: Fleet) -> Iterator[tuple[Path, EmbeddingServer]]:
+    """Where the file of a model on a server stands, and the server, which wants the key of the secret store."""
+    file = services.catalog.root / "embedders" / "acme-1.yaml"
+    services.secrets.ensure("embedders/acme", lambda: {"key": "the-right-one"}, category="api-keys")
+    with embedding_server(key="the-right-one") as server:
+        yield file, server
+    file.unlink(missing_ok=True)
+
+
+def test_a_model_added_to_the_catalog_is_asked_by_a_running_service_as_its_file_allows(
+    services: Fleet, acme: tuple[Path, EmbeddingServer]
+) -> None:
+    file, server = acme
+    replica = services.start("embedding-service")
+    assert embed(services, replica, None) == (200, 256)
+    assert embed(services, replica, "acme-1") == (400, 0)
+
+    def write(**fields: str) -> None:
+        file.write_text(model_file("acme-1", server, 256, secret="embedders/acme", **fields), encoding="utf-8")
+
+    write(questions="allowed")
+    until("it has the new model", lambda: embed(services, replica, "acme-1") == (200, 256))
+    assert server.keys[-1] == "Bearer the-right-one"
+    assert embed(services, replica, "wordllama-l2-supercat-128") == (200, 128)
+    write(questions="refused")
+    until("it sends no questions there any more", lambda: embed(services, replica, "acme-1")[0] == 403)
+    told = replica.log.read_text()
+    assert "patient" not in told
+    assert "the-right-one" not in told
+
+
+def test_a_server_that_is_down_costs_a_search_its_patience_once(
+    services: Fleet, acme: tuple[Path, EmbeddingServer]
+) -> None:
+    file, server = acme
+    file.write_text(model_file("acme-1", server, 256, secret="embedders/acme", questions="allowed"), encoding="utf-8")
+    server.forever = Fault(hangs=True)
+    replica = services.start("embedding-service")
+    began = datetime.now(UTC)
+    assert embed(services, replica, "acme-1") == (503, 0)
+    assert datetime.now(UTC) - began < timedelta(seconds=3), "the search service waits no longer"
+    asked = len(server.asked)
+    assert asked == 2
+    assert embed(services, replica, "acme-1") == (503, 0)
+    assert len(server.asked) == asked
+    assert replica.ask("/health/live").status == 200

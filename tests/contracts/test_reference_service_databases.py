@@ -24,9 +24,11 @@ from dr_platform.catalog import Engine, Role
 from dr_platform.clock import SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.embedded import embedded_server
-from dr_platform.embedding import ShortWordVectors, WordVectors
+from dr_platform.embedding import WordVectors
 from dr_platform.identity import new_id
+from dr_platform.knowledge.embedder import Embedder
 from dr_platform.knowledge.evaluate import Figures, RetrievalReport
+from dr_platform.knowledge.http_embedder import HttpEmbedder, OpenAi
 from dr_platform.knowledge.models import Answers, switch
 from dr_platform.reference_service.client import ServiceClient
 from dr_platform.reference_service.peers import PeerRefused
@@ -40,6 +42,7 @@ from dr_platform.reference_service.stores.redis_ import RedisStore
 from dr_platform.reference_service.topology import read_topology
 from dr_platform.reference_service.traffic import Sender, Traffic, plan, read_questions, send_all
 from dr_platform.validation import ai, hipaa, integration, performance, security
+from tests.embedding_server import SERVED, Fault, embedding_server, model_file
 from tests.reference_platform import ROOT, Answer, Fleet, Process, databases, fleet, until
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(240)]
@@ -325,12 +328,13 @@ def test_vectors_are_of_length_1_and_equal_for_equal_texts(platform: Platform) -
 
 
 def test_vectors_of_another_model_are_given_when_asked_for_and_unknown_ones_refused(platform: Platform) -> None:
-    wanted = {"texts": ["sleep"], "model": ShortWordVectors.model_id}
+    wanted = {"texts": ["sleep"], "model": SHORT.model_id}
     answer = platform.ask(Role.EMBEDDING, "/embed", wanted, "embed:use")
-    assert (answer.body["model"], len(answer.body["vectors"][0])) == (ShortWordVectors.model_id, 128)
+    assert (answer.body["model"], len(answer.body["vectors"][0])) == (SHORT.model_id, 128)
     assert platform.ask(Role.EMBEDDING, "/embed", {**wanted, "model": "no-such-model"}, "embed:use").status == 400
 
 
+LONG, SHORT = WordVectors(), WordVectors("wordllama-l2-supercat-128", 128)
 NOTHING = Answers(RetrievalReport("no question", 0, *[Figures(0, 0, 0)] * 3, ()))
 
 
@@ -339,17 +343,30 @@ def test_search_follows_the_store_to_another_model_and_back(platform: Platform) 
     entry = next(d for d in made.catalog.databases.values() if d.engine is Engine.POSTGRESQL)
     endpoint = embedded_server(entry, made.state, made.secrets).endpoint()
 
-    def use(embedder: WordVectors) -> None:
+    def use(embedder: Embedder) -> None:
         with contextlib.closing(connect_database(entry, endpoint, made.secrets, "admin")) as database:
             connection: Any = database.connection  # type: ignore[attr-defined]
             switch(connection, embedder, None, lambda _asked: NOTHING, SystemClock(), chosen="a test")
 
-    for embedder in (ShortWordVectors(), WordVectors()):
-        use(embedder)
+    def found() -> str:
         wanted = {"question": f"I forgot my tablet last night {new_id('q')}", "limit": 3}
-        found = platform.ask(Role.SEARCH, "/search", wanted, "search:use").body
-        assert found["mode"] == "hybrid"
-        assert len(found["results"]) == 3
+        answer = platform.ask(Role.SEARCH, "/search", wanted, "search:use").body
+        assert len(answer["results"]) == 3
+        return answer["mode"]
+
+    use(SHORT)
+    assert found() == "hybrid"
+    file = made.catalog.root / "embedders" / "acme-1.yaml"
+    with embedding_server() as served:
+        file.write_text(model_file("acme-1", served, questions="allowed"), encoding="utf-8")
+        use(HttpEmbedder("acme-1", 256, served.url, OpenAi(SERVED), SystemClock()))
+        until("its server is asked", lambda: found() == "hybrid")
+        assert any(text.startswith("I forgot my tablet") for text in served.texts)
+        served.forever = Fault(503)
+        assert found() == "words", "a server that is down costs meaning, not the answer"
+    use(LONG)
+    assert found() == "hybrid"
+    file.unlink()
 
 
 def test_a_task_is_worked_off_and_the_depth_of_the_queue_is_told(platform: Platform) -> None:

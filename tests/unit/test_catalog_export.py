@@ -86,6 +86,7 @@ def test_what_is_shown_of_every_entry_is_a_valid_file_again() -> None:
         "services": catalog.services,
         "databases": catalog.databases,
         "environments": catalog.environments,
+        "embedders": catalog.embedders,
         "knowledge": catalog.knowledge,
         "releases": catalog.releases,
         "secrets": catalog.secret_categories,

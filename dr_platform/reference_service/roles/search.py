@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dr_platform.embedding import WordVectors
 from dr_platform.errors import TemporaryFailure
 from dr_platform.knowledge.store import InUse, read_in_use
 from dr_platform.reference_service.cache import Cache
@@ -38,8 +37,8 @@ TABLES = (
     "knowledge.vectors",
     "knowledge.term_vectors",
 )
-FIRST = InUse(WordVectors.model_id, WordVectors.dimensions)
-"""Asked for where nothing is stored yet."""
+NOTHING_STORED = InUse("", 1)
+"""No vector is made then, and nothing found."""
 
 
 class PeerEmbedder:
@@ -101,7 +100,7 @@ class Search:
 
         with self._store.connection() as connection:
             try:
-                embedder = PeerEmbedder(self._peers, read_in_use(connection) or FIRST)
+                embedder = PeerEmbedder(self._peers, read_in_use(connection) or NOTHING_STORED)
                 hits, mode = hybrid_search(connection, embedder, question, limit), "hybrid"
             except (TemporaryFailure, NotDeclared, PeerRefused):
                 self._telemetry.count("drp_search_without_vectors_total")
