@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -62,7 +61,6 @@ def platform(server: PostgresServer, tmp_path: Path) -> Iterator[Platform]:
             platform.local_runtime._records.declare(service)
         yield platform
         platform.operations.dispose()
-        shutil.rmtree(platform.state.run)
 
 
 def sensor(platform: Platform, name: str) -> dg.SensorDefinition:
