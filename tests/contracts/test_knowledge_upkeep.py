@@ -13,16 +13,14 @@ import pytest
 
 from dr_platform import knowledge_upkeep
 from dr_platform.bring_up import seed_knowledge
-from dr_platform.catalog import Engine
 from dr_platform.clock import ManualClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import DatabaseUnreachable, ManagedDatabase
-from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.definitions import build_definitions
 from dr_platform.embedding import ShortWordVectors, UnknownModel, WordVectors
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
 from dr_platform.platform import Platform
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Running, running_with_schema
 
 pytestmark = pytest.mark.contract
 
@@ -42,13 +40,7 @@ class Placed(Platform):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Engine.POSTGRESQL, "postgres") as server:
-        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
-        try:
-            migrate(database, read_steps(CATALOG / "databases" / "postgres" / "migrations"))
-            database.admit_application()  # type: ignore[attr-defined]
-        finally:
-            database.close()
+    with running_with_schema() as server:
         yield server
 
 
