@@ -28,6 +28,10 @@ def kept_connections(url: str) -> Engine:
     return create_pg_engine(url, isolation_level="AUTOCOMMIT", pool_size=KEPT, max_overflow=-1, pool_pre_ping=True)
 
 
+# Dagster 1.13 has no public way for either: ``optimize_for_webserver`` makes a pool for each store and limits
+# the time of every statement, and what each stored event asks about columns is asked by a private method.
+
+
 class _Runs(PostgresRunStorage):
     def __init__(self, url: str, engine: Engine) -> None:
         super().__init__(url)

@@ -6,6 +6,7 @@ here: the assets of the run itself (``bring_up``).
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from dataclasses import dataclass, field
@@ -91,6 +92,9 @@ def stop(platform: Platform, progress: Progress) -> None:
     """End every process of this environment; state stays. Nothing running is no error."""
     platform.require_local()
     platform.supervisor.stop(progress)
+    shutil.rmtree(platform.system_database.sockets, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a restore that goes on has its sockets there
+        platform.state.run.rmdir()
 
 
 def erase(platform: Platform, progress: Progress) -> None:

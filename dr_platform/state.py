@@ -30,7 +30,8 @@ class UnsafeDirectory(PlatformError):
 
 @dataclass(frozen=True)
 class StateDirectory:
-    """All paths of one environment. ``run`` is short: unix socket paths end at 107 bytes."""
+    """All paths of one environment. ``run`` is for sockets, and there only while something runs; it is
+    short: unix socket paths end at 107 bytes."""
 
     root: Path
     run: Path
@@ -96,8 +97,11 @@ class StateDirectory:
             private.chmod(0o700)
         for passable in (self.root, self.data, self.wal):
             passable.chmod(0o711)
-        _own_private_directory(self.run)
         return self
+
+    def make_run(self) -> None:
+        """Called by whoever is about to start something with a socket. Raises ``UnsafeDirectory``."""
+        _own_private_directory(self.run)
 
 
 def _own_private_directory(path: Path) -> None:

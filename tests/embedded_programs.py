@@ -31,6 +31,7 @@ def temporary_state() -> Iterator[StateDirectory]:
     base = Path(tempfile.mkdtemp(prefix="drp-test-"))
     base.chmod(0o711)
     state = locate_state("local", base).make()
+    state.make_run()
     try:
         yield state
     finally:

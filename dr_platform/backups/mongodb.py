@@ -16,7 +16,7 @@ Here: the adapter of ``BackupEngine``. Not here: reading (``mongodb_reading``).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from dr_platform.backups.mongodb_reading import (
     ranges,
     reading,
 )
+from dr_platform.backups.piecewise import PiecewiseRestoration, measured
 from dr_platform.backups.port import (
     Facts,
     Json,
@@ -50,7 +51,6 @@ from dr_platform.backups.port import (
     StoredBackup,
     StoredPiece,
     Switching,
-    TableFacts,
 )
 from dr_platform.backups.scratch_server import scratch_server, workplace
 from dr_platform.backups.source import (
@@ -59,14 +59,12 @@ from dr_platform.backups.source import (
     SnapshotFailed,
     Source,
     TargetRefused,
-    UnlikeServer,
     new_name,
 )
-from dr_platform.backups.spool import SpooledPiece, spool
+from dr_platform.backups.spool import SpooledSnapshot, spool
 from dr_platform.backups.switch import NoSwitch, by_hand
 from dr_platform.backups.tally import Tally, together
 from dr_platform.clock import Clock, SystemClock
-from dr_platform.databases.access import Login
 from dr_platform.databases.mongodb import MongoDatabase
 from dr_platform.databases.port import Endpoint
 from dr_platform.identity import new_id
@@ -125,7 +123,7 @@ class MongoBackups:
     @contextlib.contextmanager
     def scratch(self) -> Generator[Restoration]:
         with contextlib.ExitStack() as held:
-            yield MongoRestoration(self.source, "a scratch server", lambda: self._scratch(held))
+            yield MongoRestoration("a scratch server", lambda: self._scratch(held))
 
     def _scratch(self, held: contextlib.ExitStack) -> MongoDatabase:
         server = held.enter_context(scratch_server(self.source.database, self.base, self.clock))
@@ -139,7 +137,7 @@ class MongoBackups:
             if name in beside.client.list_database_names():
                 raise TargetRefused(source.name, name, "there is such a database", "name one that does not exist")
             try:
-                yield MongoRestoration(source, f"{target.address}/{name}", lambda: beside)
+                yield MongoRestoration(f"{target.address}/{name}", lambda: beside)
             except BaseException:
                 beside.client.drop_database(name)
                 raise
@@ -172,34 +170,9 @@ def _piece_facts(collection: str, number: int, count: int) -> Mapping[str, Json]
 def _measured(
     live: MongoDatabase, description: Description, tallies: Mapping[str, Tally], position: Mapping[str, str]
 ) -> Facts:
-    info = live.server()
-    applied = live.applied()
     beat = live.schema[HEARTBEAT].find_one({"_id": _ID}) or {}
-    return Facts(
-        server=info.server,
-        server_version=info.version,
-        database=live.endpoint.database,
-        migration_version=applied[-1].version if applied else "",
-        schema_fingerprint=description.fingerprint,
-        tables=tuple(TableFacts(name, tally.rows, tally.fingerprint) for name, tally in sorted(tallies.items())),
-        algorithm=ALGORITHM,
-        heartbeat=str(beat.get("nonce", "")),
-        position={**position, "accounts": description.accounts},
-    )
-
-
-@dataclass(frozen=True)
-class SpooledSnapshot:
-    """What was read when the snapshot was opened."""
-
-    read: tuple[SpooledPiece, ...]
-    measured: Facts
-
-    def pieces(self) -> Sequence[Piece]:
-        return self.read
-
-    def facts(self) -> Facts:
-        return self.measured
+    position = {**position, "accounts": description.accounts}
+    return measured(live, ALGORITHM, str(beat.get("nonce", "")), description.fingerprint, tallies, position)
 
 
 def _spooled(
@@ -293,56 +266,28 @@ def count(live: MongoDatabase, collection: str, at: Timestamp | None = None) -> 
 
 
 @dataclass
-class MongoRestoration:
-    """``open_target`` gives the empty database, when there is something to put into it."""
+class MongoRestoration(PiecewiseRestoration[MongoDatabase]):
+    kind = Kind.BSON
+    described_by = DESCRIPTION
+    cut = "a piece ends in the middle of a document"
+    failures = (errors.PyMongoError,)
 
-    source: Source
-    place: str
-    open_target: Callable[[], MongoDatabase]
-    _target: MongoDatabase | None = None
     _wanted: Description | None = None
-    _origin: str = ""
 
-    @property
-    def address(self) -> str:
-        return self._target.endpoint.address if self._target else self.place
+    def _require_all(self, backup: StoredBackup) -> None:
+        """Every collection that had documents has pieces."""
+        present = {piece.facts.get("collection") for piece in backup.pieces}
+        if missing := [table.name for table in backup.facts.tables if table.rows and table.name not in present]:
+            raise RestoreFailed(self.place, f"{len(missing)} collections have no piece, {missing[0]} among them")
 
-    @property
-    def target(self) -> MongoDatabase:
-        if self._target is None:
-            raise RestoreFailed(self.place, "nothing was restored yet")
-        return self._target
-
-    @property
-    def way_in(self) -> tuple[Endpoint, Login]:
-        return self.target.endpoint, self.target.login
-
-    def restore(self, chain: Sequence[StoredBackup]) -> None:
-        pieces = {piece.name: piece for piece in chain[-1].pieces} if chain else {}
-        if not chain or chain[-1].kind is not Kind.BSON or DESCRIPTION not in pieces:
-            raise RestoreFailed(self.place, f"it is no backup of kind {Kind.BSON} with its description")
-        wanted = Description.read(b"".join(pieces.pop(DESCRIPTION).read()))
-        _require_all(self.place, chain[-1])
-        self._wanted, self._origin = wanted, chain[-1].facts.server
-        self._target = self.open_target()
-        with self._refusals():
-            _create(self._target, wanted)
-            for piece in pieces.values():
-                self._load(piece)
-            _create_indexes(self._target, wanted)
-            _create_views(self._target, wanted)
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Generator[None]:
-        try:
-            yield
-        except Cut:
-            raise RestoreFailed(self.address, "a piece ends in the middle of a document") from None
-        except errors.PyMongoError as exc:
-            code = getattr(exc, "code", None)
-            why = "the server did not take it: " + type(exc).__name__ + (f" (code {code})" if code else "")
-            like = self.target.server().server == self._origin
-            raise (RestoreFailed if like else UnlikeServer)(self.address, why) from exc
+    def _bring_back(self, backup: StoredBackup, description: bytes, pieces: Collection[StoredPiece]) -> None:
+        del backup  # the description says it all
+        wanted = self._wanted = Description.read(description)
+        _create(self.target, wanted)
+        for piece in pieces:
+            self._load(piece)
+        _create_indexes(self.target, wanted)
+        _create_views(self.target, wanted)
 
     def _load(self, piece: StoredPiece) -> None:
         name = str(piece.facts["collection"])
@@ -354,8 +299,8 @@ class MongoRestoration:
     def facts(self) -> Facts:
         description = describe(self.target)
         tallies = {name: count(self.target, name) for name in description.stores}
-        measured = _measured(self.target, description, tallies, {})
-        return replace(measured, exact=not self._expires())
+        found = _measured(self.target, description, tallies, {})
+        return replace(found, exact=not self._expires())
 
     def _expires(self) -> bool:
         """Whether the server removes documents by itself as soon as they are there."""
@@ -371,13 +316,6 @@ class MongoRestoration:
             _expiring_indexes(self.target, self._wanted),
             _validators(self.target, self._wanted),
         )
-
-
-def _require_all(place: str, backup: StoredBackup) -> None:
-    """Every collection that had documents has pieces; said before a server is started for it."""
-    present = {piece.facts.get("collection") for piece in backup.pieces}
-    if missing := [table.name for table in backup.facts.tables if table.rows and table.name not in present]:
-        raise RestoreFailed(place, f"{len(missing)} collections have no piece, {missing[0]} among them")
 
 
 def parted(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -37,8 +37,6 @@ from cassandra.policies import (
     WhiteListRoundRobinPolicy,
 )
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import (
     ACCESS_CONTROL,
     AUTHENTICATION,
@@ -47,7 +45,6 @@ from dr_platform.databases.access import (
     TRANSMISSION,
     Answer,
     Login,
-    LoginRole,
     Look,
     all_refused,
     is_loopback,
@@ -55,30 +52,21 @@ from dr_platform.databases.access import (
     tls_context,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
+from dr_platform.databases.lease import LeaseStore
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
     DatabaseMissing,
     DatabaseUnreachable,
-    Endpoint,
     Finding,
     SchemaStep,
     Script,
     ServerInfo,
     fingerprint_of,
 )
-from dr_platform.databases.schema import (
-    MalformedMigrations,
-    MigrationFailed,
-    find_applied,
-    find_undoable,
-    text_of,
-    undo_of,
-    version_key,
-)
+from dr_platform.databases.repeatable import RepeatableSteps
+from dr_platform.databases.schema import MigrationFailed, version_key
 from dr_platform.errors import TemporaryFailure
-from dr_platform.verdict import Progress, silent
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -179,35 +167,18 @@ def dropped_columns(statement: str) -> tuple[str, frozenset[str]] | None:
     return match["table"].lower(), frozenset(column.strip().lower() for column in match["columns"].split(","))
 
 
-class CqlDatabase:
+class CqlDatabase(RepeatableSteps[str]):
     """A ``ManagedDatabase`` on ScyllaDB or Cassandra. Connects at once and again by itself; for any
     number of threads. ``close`` ends the driver's threads.
 
-    ``application`` is the application's login; with the role ``admin`` it is let in by
-    ``admit_application`` and its privileges are tried by ``findings``.
+    With the role ``admin`` the application is let in by ``admit_application``.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        endpoint: Endpoint,
-        login: Login,
-        role: LoginRole = "admin",
-        application: Login | None = None,
-        *,
-        clock: Clock | None = None,
-        lease_s: float = TTL_S,
-        wait_s: float = WAIT_S,
-    ) -> None:
-        self.database = database
-        self.endpoint = endpoint
-        self._login = login
-        self._role: LoginRole = role
-        self._application = application
-        self._clock: Clock = clock or SystemClock()
-        self._lease_s = lease_s
-        self._wait_s = wait_s
-        self._cluster = self._prepare(login)
+    extension = ".cql"
+    default_logins = _DEFAULT_LOGINS
+
+    def _connect(self) -> None:
+        self._cluster = self._prepare(self._login)
         try:
             self._session = self._open(self._cluster)
         except Exception:
@@ -274,11 +245,6 @@ class CqlDatabase:
         with self._errors():
             return self._session.execute(statement, parameters or None, timeout=timeout_s)
 
-    @property
-    def login(self) -> Login:
-        """As whom it is connected."""
-        return self._login
-
     def ping(self, timeout_s: float = 2.0) -> float:
         started = self._clock.monotonic()
         self._ask("SELECT key FROM system.local", timeout_s=timeout_s)
@@ -333,35 +299,6 @@ class CqlDatabase:
         ]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
-        del progress  # steps are short here
-        statements = self._statements(step, step, text_of(self.database.name, step, ".cql"))
-        self._ensure_own_tables()
-        with self._alone() as lease:
-            if done := find_applied(self.database.name, step, self.applied()):
-                return done
-            started = self._clock.monotonic()
-            self._run_all(step, step, statements, lease)
-            return self._record(step, (self._clock.monotonic() - started) * 1000)
-
-    def undo(self, step: SchemaStep) -> AppliedStep | None:
-        script, text = undo_of(self.database.name, step, ".cql")
-        statements = self._statements(step, script, text)
-        self._ensure_own_tables()
-        with self._alone() as lease:
-            record = find_undoable(self.database.name, step, self.applied())
-            if record is None:
-                return None
-            begun = f"UPDATE {HISTORY} SET undoing = true WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
-            self._ask(begun, _SCOPE, record.version)
-            self._run_all(step, script, statements, lease)
-            ended = f"DELETE FROM {HISTORY} WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
-            self._ask(ended, _SCOPE, record.version)
-            return record
-
-    def verify(self, step: SchemaStep) -> None:
-        """Nothing: what must hold after a step is said in SQL."""
-
     def shape(self) -> tuple[str, ...]:
         keyspace = self.endpoint.database
         lines: list[str] = []
@@ -380,40 +317,16 @@ class CqlDatabase:
             ]
         return tuple(sorted(lines))
 
-    def recorded_shape(self) -> tuple[str, ...] | None:
-        history = self.applied()
-        if not history:
-            return None
+    def _kept_shape(self, version: str) -> tuple[str, ...] | None:
         query = f"SELECT * FROM {HISTORY} WHERE scope = %s AND version = %s"  # noqa: S608 - a constant
-        kept = getattr(self._ask(query, _SCOPE, history[-1].version).one(), "shape", None)
+        kept = getattr(self._ask(query, _SCOPE, version).one(), "shape", None)
         return None if kept is None else tuple(kept.split("\n"))
 
-    def adopt(self) -> None:
-        history = self.applied()
-        if not history or history[-1].fingerprint:
-            return
-        self._ensure_own_tables()
-        with self._alone():
-            shape = self.shape()
-            kept = f"UPDATE {HISTORY} SET fingerprint = %s, shape = %s WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
-            self._ask(kept, fingerprint_of(shape), "\n".join(shape), _SCOPE, history[-1].version)
+    def _lease(self) -> LeaseStore:
+        return _CqlLease(self._ask)
 
-    def _alone(self) -> contextlib.AbstractContextManager[Held]:
-        store = _CqlLease(self._ask)
-        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
-
-    def _statements(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[str, ...]:
-        try:
-            return statements_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
-
-    def _run_all(self, step: SchemaStep, script: SchemaStep | Script, statements: Sequence[str], lease: Held) -> None:
-        for number, statement in enumerate(statements, start=1):
-            lease.check()
-            self._run(step, script, number, statement)
-            if _SCHEMA_CHANGE.match(statement):
-                self._await_agreement()
+    def _parsed(self, text: str) -> tuple[str, ...]:
+        return statements_of(text)
 
     def _await_agreement(self) -> None:
         """Until every node holds the same schema: the next statement may reach another one."""
@@ -428,7 +341,7 @@ class CqlDatabase:
                 raise SchemaNotAgreed(self.database.name, len(versions))
             self._clock.sleep(_LOOK_S)
 
-    def _ensure_own_tables(self) -> None:
+    def _make_books(self) -> None:
         later = "fingerprint text, shape text, undoing boolean"
         columns = f"description text, checksum text, applied_at text, duration_ms double, {later}"
         for table, shape in (
@@ -461,7 +374,12 @@ class CqlDatabase:
             else:
                 return
 
-    def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, statement: str) -> None:
+    def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, command: str) -> None:
+        self._try(step, script, number, command)
+        if _SCHEMA_CHANGE.match(command):
+            self._await_agreement()
+
+    def _try(self, step: SchemaStep, script: SchemaStep | Script, number: int, statement: str) -> None:
         try:
             self._ask(statement, timeout_s=_STATEMENT_TIMEOUT_S)
         except RequestValidationException as exc:
@@ -480,25 +398,32 @@ class CqlDatabase:
             return bool(left) and not dropped[1] & left
         return False
 
-    def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
-        at, shape = self._clock.now().isoformat(), self.shape()
-        done = AppliedStep(
-            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
-        )
-        written = self._ask(
+    def _keep(self, record: AppliedStep, shape: tuple[str, ...]) -> bool:
+        return self._ask(
             f"INSERT INTO {HISTORY}"  # noqa: S608 - a constant
             " (scope, version, description, checksum, applied_at, duration_ms, fingerprint, shape)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) IF NOT EXISTS",
             _SCOPE,
-            done.version,
-            done.description,
-            done.checksum,
-            done.applied_at,
-            done.duration_ms,
-            done.fingerprint,
+            record.version,
+            record.description,
+            record.checksum,
+            record.applied_at,
+            record.duration_ms,
+            record.fingerprint,
             "\n".join(shape),
         ).was_applied
-        return done if written else find_applied(self.database.name, step, self.applied()) or done
+
+    def _keep_shape(self, record: AppliedStep, shape: tuple[str, ...]) -> None:
+        kept = f"UPDATE {HISTORY} SET fingerprint = %s, shape = %s WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+        self._ask(kept, fingerprint_of(shape), "\n".join(shape), _SCOPE, record.version)
+
+    def _begin_undo(self, record: AppliedStep) -> None:
+        begun = f"UPDATE {HISTORY} SET undoing = true WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+        self._ask(begun, _SCOPE, record.version)
+
+    def _forget(self, record: AppliedStep) -> None:
+        ended = f"DELETE FROM {HISTORY} WHERE scope = %s AND version = %s IF EXISTS"  # noqa: S608 - a constant
+        self._ask(ended, _SCOPE, record.version)
 
     def admit_application(self) -> None:
         """Let the application read and write rows of the keyspace; it may change nothing else."""
@@ -544,10 +469,9 @@ class CqlDatabase:
         return all_refused("logins without credentials", 1, int(self._admits(None)))
 
     def _defaults_refused(self) -> Answer:
-        known = (self._login, self._application)
-        guesses = (*_DEFAULT_LOGINS, *(Login(login.username, login.username) for login in known if login))
-        with ThreadPoolExecutor(max_workers=len(guesses), thread_name_prefix="guess") as pool:
-            return all_refused("well-known logins", len(guesses), sum(pool.map(self._admits, guesses)))
+        with ThreadPoolExecutor(max_workers=len(self._guesses), thread_name_prefix="guess") as pool:
+            admitted = sum(pool.map(self._admits, self._guesses))
+        return all_refused("well-known logins", len(self._guesses), admitted)
 
     def _password_hashing(self) -> Answer:
         keyspace = "system" if self._has_table("roles", "system") else "system_auth"

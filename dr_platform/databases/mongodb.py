@@ -23,8 +23,6 @@ from bson.errors import BSONError
 from pymongo import errors
 from pymongo.database import Database as MongoSchema
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import (
     ACCESS_CONTROL,
     AUTHENTICATION,
@@ -33,7 +31,6 @@ from dr_platform.databases.access import (
     TRANSMISSION,
     Answer,
     Login,
-    LoginRole,
     Look,
     all_refused,
     certificate_authorities,
@@ -41,28 +38,19 @@ from dr_platform.databases.access import (
     measure,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
+from dr_platform.databases.lease import LeaseStore
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
     DatabaseUnreachable,
-    Endpoint,
     Finding,
     SchemaStep,
     Script,
     ServerInfo,
     fingerprint_of,
 )
-from dr_platform.databases.schema import (
-    MalformedMigrations,
-    MigrationFailed,
-    find_applied,
-    find_undoable,
-    text_of,
-    undo_of,
-    version_key,
-)
-from dr_platform.verdict import Progress, silent
+from dr_platform.databases.repeatable import RepeatableSteps
+from dr_platform.databases.schema import MigrationFailed, version_key
 
 Document = dict[str, Any]
 _FIELDS = ("description", "checksum", "applied_at", "duration_ms", "fingerprint", "undoing")
@@ -132,34 +120,17 @@ def commands_of(text: str) -> tuple[Document, ...]:
     return tuple(found)
 
 
-class MongoDatabase:
+class MongoDatabase(RepeatableSteps[Document]):
     """A ``ManagedDatabase`` on MongoDB. Connects at once and again by itself; for any number of threads.
 
-    Users authenticate against the database ``admin``. ``application`` is the application's login,
-    with which ``findings`` tries what it must not do.
+    Users authenticate against the database ``admin``.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        endpoint: Endpoint,
-        login: Login,
-        role: LoginRole = "admin",
-        application: Login | None = None,
-        *,
-        clock: Clock | None = None,
-        lease_s: float = TTL_S,
-        wait_s: float = WAIT_S,
-    ) -> None:
-        self.database = database
-        self.endpoint = endpoint
-        self._login = login
-        self._role: LoginRole = role
-        self._application = application
-        self._clock: Clock = clock or SystemClock()
-        self._lease_s = lease_s
-        self._wait_s = wait_s
-        self._client = self._open(login)
+    extension = ".json"
+    default_logins = _DEFAULT_LOGINS
+
+    def _connect(self) -> None:
+        self._client = self._open(self._login)
         try:
             with self._answering() as schema:
                 schema.command("ping")
@@ -219,11 +190,6 @@ class MongoDatabase:
             reason = "no answer in time" if exc.timeout else type(exc).__name__
             raise DatabaseUnreachable(self.database.name, self.endpoint.address, reason) from exc
 
-    @property
-    def login(self) -> Login:
-        """As whom it is connected."""
-        return self._login
-
     def ping(self, timeout_s: float = 2.0) -> float:
         with self._errors(), pymongo.timeout(timeout_s):
             self.schema.command("ping")  # may open a connection, which is not what is measured
@@ -279,32 +245,6 @@ class MongoDatabase:
         ]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
-        del progress  # steps are short here
-        commands = self._commands(step, step, text_of(self.database.name, step, ".json"))
-        with self._alone() as lease:
-            if done := find_applied(self.database.name, step, self.applied()):
-                return done
-            started = self._clock.monotonic()
-            self._run_all(step, step, commands, lease)
-            return self._record(step, (self._clock.monotonic() - started) * 1000)
-
-    def undo(self, step: SchemaStep) -> AppliedStep | None:
-        script, text = undo_of(self.database.name, step, ".json")
-        commands = self._commands(step, script, text)
-        with self._alone() as lease:
-            record = find_undoable(self.database.name, step, self.applied())
-            if record is None:
-                return None
-            self._change(record.version, {"undoing": True})
-            self._run_all(step, script, commands, lease)
-            with self._answering() as schema:
-                schema[HISTORY].delete_one({"_id": record.version})
-            return record
-
-    def verify(self, step: SchemaStep) -> None:
-        """Nothing: what must hold after a step is said in SQL."""
-
     def shape(self) -> tuple[str, ...]:
         lines: list[str] = []
         with self._answering() as schema:
@@ -319,38 +259,16 @@ class MongoDatabase:
                     lines.append(f"index {name} {_canonical(shown)}")
         return tuple(sorted(lines))
 
-    def recorded_shape(self) -> tuple[str, ...] | None:
-        history = self.applied()
-        if not history:
-            return None
+    def _kept_shape(self, version: str) -> tuple[str, ...] | None:
         with self._answering() as schema:
-            kept = schema[HISTORY].find_one({"_id": history[-1].version}) or {}
+            kept = schema[HISTORY].find_one({"_id": version}) or {}
         return tuple(kept["shape"]) if "shape" in kept else None
 
-    def adopt(self) -> None:
-        history = self.applied()
-        if not history or history[-1].fingerprint:
-            return
-        with self._alone():
-            shape = self.shape()
-            self._change(history[-1].version, {"fingerprint": fingerprint_of(shape), "shape": list(shape)})
+    def _lease(self) -> LeaseStore:
+        return _MongoLease(self._answering)
 
-    def _alone(self) -> contextlib.AbstractContextManager[Held]:
-        store = _MongoLease(self._answering)
-        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
-
-    def _commands(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[Document, ...]:
-        try:
-            return commands_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
-
-    def _run_all(
-        self, step: SchemaStep, script: SchemaStep | Script, commands: Sequence[Document], lease: Held
-    ) -> None:
-        for number, command in enumerate(commands, start=1):
-            lease.check()
-            self._run(step, script, number, command)
+    def _parsed(self, text: str) -> tuple[Document, ...]:
+        return commands_of(text)
 
     def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, command: Document) -> None:
         possible = self._possible(command)
@@ -374,10 +292,6 @@ class MongoDatabase:
         left = "the commands before it stay applied; repeating them changes nothing"
         return MigrationFailed(self.database.name, step.version, where, reason, left)
 
-    def _change(self, version: str, fields: Document) -> None:
-        with self._answering() as schema:
-            schema[HISTORY].update_one({"_id": version}, {"$set": fields})
-
     def _possible(self, command: Document) -> Document | None:
         """The command without what this server cannot do; ``None`` where nothing is left of it."""
         name = next(iter(command))
@@ -395,18 +309,28 @@ class MongoDatabase:
         ]
         return {**command, "indexes": indexes} if indexes else None
 
-    def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
-        at, shape = self._clock.now().isoformat(), self.shape()
-        done = AppliedStep(
-            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
-        )
-        record = {"_id": done.version, **{name: getattr(done, name) for name in _FIELDS if name != "undoing"}}
+    def _keep(self, record: AppliedStep, shape: tuple[str, ...]) -> bool:
+        fields = {name: getattr(record, name) for name in _FIELDS if name != "undoing"}
         with self._answering() as schema:
             try:
-                schema[HISTORY].insert_one({**record, "shape": list(shape)})
+                schema[HISTORY].insert_one({"_id": record.version, **fields, "shape": list(shape)})
             except errors.DuplicateKeyError:
-                return find_applied(self.database.name, step, self.applied()) or done
-        return done
+                return False
+        return True
+
+    def _keep_shape(self, record: AppliedStep, shape: tuple[str, ...]) -> None:
+        self._change(record, {"fingerprint": fingerprint_of(shape), "shape": list(shape)})
+
+    def _begin_undo(self, record: AppliedStep) -> None:
+        self._change(record, {"undoing": True})
+
+    def _change(self, record: AppliedStep, fields: Document) -> None:
+        with self._answering() as schema:
+            schema[HISTORY].update_one({"_id": record.version}, {"$set": fields})
+
+    def _forget(self, record: AppliedStep) -> None:
+        with self._answering() as schema:
+            schema[HISTORY].delete_one({"_id": record.version})
 
     def admit_application(self) -> None:
         """Nothing: a user's role names the database, not its collections, and is given with the login."""
@@ -440,9 +364,8 @@ class MongoDatabase:
         return all_refused("reads without credentials", 1, int(self._admits(None)))
 
     def _defaults_refused(self) -> Answer:
-        known = (self._login, self._application)
-        guesses = (*_DEFAULT_LOGINS, *(Login(login.username, login.username) for login in known if login))
-        return all_refused("well-known logins", len(guesses), sum(self._admits(guess) for guess in guesses))
+        admitted = sum(self._admits(guess) for guess in self._guesses)
+        return all_refused("well-known logins", len(self._guesses), admitted)
 
     def _mechanisms(self) -> Answer:
         """How the server keeps our own password: SCRAM with SHA-1 counts as weak."""

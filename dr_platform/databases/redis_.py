@@ -21,8 +21,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.access import (
     ACCESS_CONTROL,
     AUTHENTICATION,
@@ -32,7 +30,6 @@ from dr_platform.databases.access import (
     TRANSMISSION,
     Answer,
     Login,
-    LoginRole,
     Look,
     all_refused,
     certificate_authorities,
@@ -40,28 +37,19 @@ from dr_platform.databases.access import (
     measure,
     transmission,
 )
-from dr_platform.databases.lease import TTL_S, WAIT_S, Held, one_at_a_time
+from dr_platform.databases.lease import LeaseStore
 from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
     DatabaseUnreachable,
-    Endpoint,
     Finding,
     SchemaStep,
     Script,
     ServerInfo,
     fingerprint_of,
 )
-from dr_platform.databases.schema import (
-    MalformedMigrations,
-    MigrationFailed,
-    find_applied,
-    find_undoable,
-    text_of,
-    undo_of,
-    version_key,
-)
-from dr_platform.verdict import Progress, silent
+from dr_platform.databases.repeatable import RepeatableSteps
+from dr_platform.databases.schema import MigrationFailed, version_key
 
 HISTORY_KEY = "drp:schema:history"
 """A hash: version to the JSON of its record."""
@@ -117,33 +105,14 @@ def commands_of(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(commands)
 
 
-class RedisDatabase:
-    """A ``ManagedDatabase`` on Redis. Connects at once and again by itself; for any number of threads.
+class RedisDatabase(RepeatableSteps[tuple[str, ...]]):
+    """A ``ManagedDatabase`` on Redis. Connects at once and again by itself; for any number of threads."""
 
-    ``application`` is the application's login, with which ``findings`` tries what it must not do.
-    """
+    extension = ".redis"
+    default_logins = _DEFAULT_LOGINS
 
-    def __init__(
-        self,
-        database: Database,
-        endpoint: Endpoint,
-        login: Login,
-        role: LoginRole = "admin",
-        application: Login | None = None,
-        *,
-        clock: Clock | None = None,
-        lease_s: float = TTL_S,
-        wait_s: float = WAIT_S,
-    ) -> None:
-        self.database = database
-        self.endpoint = endpoint
-        self._login = login
-        self._role: LoginRole = role
-        self._application = application
-        self._clock: Clock = clock or SystemClock()
-        self._lease_s = lease_s
-        self._wait_s = wait_s
-        self._client = self._open(login)
+    def _connect(self) -> None:
+        self._client = self._open(self._login)
         try:
             self.ping(CONNECT_TIMEOUT_S)
         except Exception:
@@ -234,72 +203,22 @@ class RedisDatabase:
         steps = [AppliedStep(**json.loads(record)) for record in records.values()]  # type: ignore[union-attr]
         return tuple(sorted(steps, key=lambda step: version_key(step.version)))
 
-    def apply(self, step: SchemaStep, progress: Progress = silent) -> AppliedStep:
-        del progress  # steps are short here
-        commands = self._commands(step, step, text_of(self.database.name, step, ".redis"))
-        with self._alone() as lease:
-            if done := find_applied(self.database.name, step, self.applied()):
-                return done
-            started = self._clock.monotonic()
-            self._run_all(step, step, commands, lease)
-            return self._record(step, (self._clock.monotonic() - started) * 1000)
-
-    def undo(self, step: SchemaStep) -> AppliedStep | None:
-        script, text = undo_of(self.database.name, step, ".redis")
-        commands = self._commands(step, script, text)
-        with self._alone() as lease:
-            record = find_undoable(self.database.name, step, self.applied())
-            if record is None:
-                return None
-            self._write(replace(record, undoing=True))
-            self._run_all(step, script, commands, lease)
-            with self._answering() as client, client.pipeline(transaction=True) as both:
-                both.hdel(HISTORY_KEY, record.version)
-                both.hdel(SHAPE_KEY, record.version)
-                both.execute()
-            return record
-
-    def verify(self, step: SchemaStep) -> None:
-        """Nothing: what must hold after a step is said in SQL."""
-
     def shape(self) -> tuple[str, ...]:
         """Keys of settings and conventions, with a digest for each value."""
         with self._answering() as client:
             keys = [key for key in map(str, client.scan_iter(_KEPT, count=10_000)) if not key.startswith(_OWN)]
             return tuple(sorted(line for key in keys for line in _lines(client, key)))
 
-    def recorded_shape(self) -> tuple[str, ...] | None:
-        history = self.applied()
-        if not history:
-            return None
+    def _kept_shape(self, version: str) -> tuple[str, ...] | None:
         with self._answering() as client:
-            kept = client.hget(SHAPE_KEY, history[-1].version)
+            kept = client.hget(SHAPE_KEY, version)
         return None if kept is None else tuple(json.loads(str(kept)))
 
-    def adopt(self) -> None:
-        history = self.applied()
-        if not history or history[-1].fingerprint:
-            return
-        with self._alone():
-            shape = self.shape()
-            self._write(replace(history[-1], fingerprint=fingerprint_of(shape)), shape)
+    def _lease(self) -> LeaseStore:
+        return _RedisLease(self._answering)
 
-    def _alone(self) -> contextlib.AbstractContextManager[Held]:
-        store = _RedisLease(self._answering)
-        return one_at_a_time(store, self.database.name, self._clock, ttl_s=self._lease_s, wait_s=self._wait_s)
-
-    def _commands(self, step: SchemaStep, script: SchemaStep | Script, text: str) -> tuple[tuple[str, ...], ...]:
-        try:
-            return commands_of(text)
-        except ValueError as exc:
-            raise MalformedMigrations(step.path.parent.name, ((script.path.name, str(exc)),)) from None
-
-    def _run_all(
-        self, step: SchemaStep, script: SchemaStep | Script, commands: Sequence[tuple[str, ...]], lease: Held
-    ) -> None:
-        for number, words in enumerate(commands, start=1):
-            lease.check()
-            self._run(step, script, number, words)
+    def _parsed(self, text: str) -> tuple[tuple[str, ...], ...]:
+        return commands_of(text)
 
     def _run(self, step: SchemaStep, script: SchemaStep | Script, number: int, words: tuple[str, ...]) -> None:
         with self._answering() as client:
@@ -313,22 +232,27 @@ class RedisDatabase:
                 where = f"{script.path.name} command {number} ({words[0]})"
                 raise MigrationFailed(self.database.name, step.version, where, reason, left) from None
 
-    def _record(self, step: SchemaStep, duration_ms: float) -> AppliedStep:
-        at, shape = self._clock.now().isoformat(), self.shape()
-        done = AppliedStep(
-            step.version, step.description, step.checksum, at, round(duration_ms, 3), fingerprint_of(shape)
-        )
+    def _keep(self, record: AppliedStep, shape: tuple[str, ...]) -> bool:
         with self._answering() as client:
-            if client.hsetnx(HISTORY_KEY, step.version, _record_of(done)):
-                client.hset(SHAPE_KEY, step.version, json.dumps(shape))
-                return done
-        return find_applied(self.database.name, step, self.applied()) or done
-
-    def _write(self, record: AppliedStep, shape: Sequence[str] | None = None) -> None:
-        with self._answering() as client:
-            client.hset(HISTORY_KEY, record.version, _record_of(record))
-            if shape is not None:
+            written = bool(client.hsetnx(HISTORY_KEY, record.version, _record_of(record)))
+            if written:
                 client.hset(SHAPE_KEY, record.version, json.dumps(shape))
+        return written
+
+    def _keep_shape(self, record: AppliedStep, shape: tuple[str, ...]) -> None:
+        with self._answering() as client:
+            client.hset(HISTORY_KEY, record.version, _record_of(replace(record, fingerprint=fingerprint_of(shape))))
+            client.hset(SHAPE_KEY, record.version, json.dumps(shape))
+
+    def _begin_undo(self, record: AppliedStep) -> None:
+        with self._answering() as client:
+            client.hset(HISTORY_KEY, record.version, _record_of(replace(record, undoing=True)))
+
+    def _forget(self, record: AppliedStep) -> None:
+        with self._answering() as client, client.pipeline(transaction=True) as both:
+            both.hdel(HISTORY_KEY, record.version)
+            both.hdel(SHAPE_KEY, record.version)
+            both.execute()
 
     def admit_application(self) -> None:
         """Nothing: an access rule names key patterns, not schema objects, and is made with the login."""
@@ -359,9 +283,8 @@ class RedisDatabase:
         return all_refused("logins without a password", 1, int(self._admits(None)))
 
     def _defaults_refused(self) -> Answer:
-        known = (self._login, self._application)
-        guesses = (*_DEFAULT_LOGINS, *(Login(login.username, login.username) for login in known if login))
-        return all_refused("well-known logins", len(guesses), sum(self._admits(guess) for guess in guesses))
+        admitted = sum(self._admits(guess) for guess in self._guesses)
+        return all_refused("well-known logins", len(self._guesses), admitted)
 
     def _passwords(self) -> Answer:
         with self._answering() as client:

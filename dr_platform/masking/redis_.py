@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,16 +16,16 @@ from typing import Any
 import redis
 
 from dr_platform.databases.access import CONNECT_TIMEOUT_S, QUERY_TIMEOUT_S, certificate_authorities, is_loopback
-from dr_platform.databases.port import SchemaStep
 from dr_platform.databases.redis_ import RedisDatabase
 from dr_platform.databases.schema import migrate
+from dr_platform.masking.by_table import Engine
 from dr_platform.masking.canaries import Canaries
-from dr_platform.masking.classification import Classification, Holds, Table
+from dr_platform.masking.classification import Holds, Table
 from dr_platform.masking.imitation import imitated
 from dr_platform.masking.people import Roster
 from dr_platform.masking.port import Access, Gate, Masked, Run, SameDatabase, TargetExists
 from dr_platform.masking.rows import RowMasker
-from dr_platform.masking.seals import KeyRing, place_of
+from dr_platform.masking.seals import place_of
 from dr_platform.reference_service.cipher import Undecryptable
 
 _SCAN = 500
@@ -75,23 +75,11 @@ def _part(part: str) -> str:
     return f"(?P<{part[1:-1]}>[^:]+)" if part.startswith("<") else re.escape(part)
 
 
-class RedisMasking:
-    def __init__(
-        self,
-        source: Access,
-        target: Access,
-        known: Classification,
-        steps: Sequence[SchemaStep],
-        opened: KeyRing,
-        sealing: KeyRing,
-    ) -> None:
-        self.name = source.name
-        self._target_access = target
-        self._known, self._steps = known, steps
-        self._opened, self._sealing = opened, sealing
+class RedisMasking(Engine):
+    def _open(self) -> None:
         # The driver's types allow for text, which clients that do not decode never answer.
-        self._source: Any = open_client(source)
-        self._target: Any = open_client(target)
+        self._source: Any = open_client(self._source_access)
+        self._target: Any = open_client(self._target_access)
         self._made = False
 
     @cached_property

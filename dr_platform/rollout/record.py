@@ -15,9 +15,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from dr_platform.catalog.models import Strategy
+from dr_platform.errors import PlatformError
 from dr_platform.rollout.strategy import Step
 from dr_platform.runtime.port import RecordVersion, Revision, Runtime, Slot, StaleRecord, StoredRecord, Weights
 
@@ -345,12 +346,23 @@ class Held:
     version: RecordVersion | None
 
 
+class SpoiledRecord(PlatformError):
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self.what = f"{service}: what is remembered of its rollouts cannot be read"
+        self.untouched = f"the record, the routes and the replicas of {service}"
+        self.next_step = f"look for who wrote it with `drp status`; {service} goes on as it is until it is put right"
+
+
 def read(runtime: Runtime, service: str) -> Held:
-    """The stored record, or a new one that no writer has created yet."""
+    """The stored record, or a new one that no writer has created yet. Raises ``SpoiledRecord``."""
     stored: StoredRecord | None = runtime.read_record(service)
     if stored is None:
         return Held(Record(service), None)
-    return Held(Record.from_text(stored.body), stored.version)
+    try:
+        return Held(Record.from_text(stored.body), stored.version)
+    except ValidationError:
+        raise SpoiledRecord(service) from None  # the cause quotes the record
 
 
 def save(runtime: Runtime, held: Held, record: Record) -> Held:

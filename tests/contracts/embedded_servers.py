@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from dr_platform.catalog import Database, Engine
+from dr_platform.databases.connect import connect_database
 from dr_platform.databases.embedded import embedded_server
 from dr_platform.databases.port import Endpoint
+from dr_platform.databases.schema import migrate, read_steps
+from dr_platform.evidence import MemoryEvidenceLog
+from dr_platform.platform import Platform, load_catalog
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from dr_platform.state import StateDirectory
 from tests import embedded_programs
+from tests.catalogs import SHIPPED
 from tests.contracts.runtime import until
 
 
@@ -68,3 +73,40 @@ def running(engine: Engine, name: str, ready_s: float = 60.0) -> Iterator[Runnin
         with embedded_programs.running(embedded_programs.unkept(server.program(), engine), state) as process:
             server.initialise(ready_s)
             yield Running(database, server.endpoint(), state, secrets, process)
+
+
+@contextlib.contextmanager
+def running_with_schema(name: str = "postgres") -> Iterator[Running]:
+    """A PostgreSQL with every step of the shipped catalog, into which the application is let."""
+    with running(Engine.POSTGRESQL, name) as server:
+        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
+        with contextlib.closing(database):
+            migrate(database, read_steps(SHIPPED / "databases" / name / "migrations"))
+        yield server
+
+
+class Beside(Platform):
+    """A platform whose servers are those of the test, as long as there are any."""
+
+    servers: Mapping[str, Running]
+
+    @classmethod
+    def of(
+        cls,
+        servers: Mapping[str, Running],
+        catalog: Path = SHIPPED,
+        environment: str = "local",
+        *,
+        state: StateDirectory | None = None,
+        secrets: EmbeddedSecretStore | None = None,
+    ) -> Beside:
+        """State and secrets are those of the first server, unless others are given; evidence is in memory."""
+        first, loaded = next(iter(servers.values())), load_catalog(catalog)
+        platform = cls(loaded, loaded.environments[environment], state or first.state, runtime="local")
+        platform.servers = servers
+        vars(platform)["secrets"] = secrets or first.secrets
+        vars(platform)["evidence"] = MemoryEvidenceLog(platform.clock)
+        return platform
+
+    def endpoint(self, database: Database) -> Endpoint:
+        return self.servers[database.name].endpoint

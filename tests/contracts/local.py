@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -95,3 +96,15 @@ class LocalHarness:
 
     def job(self, script: str) -> tuple[str, ...]:
         return ("-c", script)
+
+
+@contextmanager
+def local_runtime(port_offset: int, ports: PortRange) -> Iterator[LocalHarness]:
+    """One that is up, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
+        harness = LocalHarness(Path(folder), port_offset, ports)
+        try:
+            harness.bring_up()
+            yield harness
+        finally:
+            harness.supervisor.stop()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from dr_platform.approvals import ApprovalDesk, PostgresApprovalStore
 from dr_platform.clock import ManualClock
 from dr_platform.evidence import PostgresEvidenceLog
-from dr_platform.operations import OperationsUnavailable, operations_engine, upgrade
+from dr_platform.operations import OperationsUnavailable, operations_engine
 from tests.contracts.approvals import (
     DAY,
     OTHER_PLAN,
@@ -22,7 +22,7 @@ from tests.contracts.approvals import (
     an_approval,
     person,
 )
-from tests.postgres_server import PostgresServer, running_postgres
+from tests.postgres_server import PostgresServer, operations_database, running_postgres
 
 pytestmark = pytest.mark.contract
 
@@ -35,11 +35,8 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def shared_engine(server: PostgresServer) -> Iterator[Engine]:
-    url = server.new_database()
-    upgrade(url)
-    engine = operations_engine(url)
-    yield engine
-    engine.dispose()
+    with operations_database(server) as engine:
+        yield engine
 
 
 TABLES = ("approval_void", "approval", "approval_request")

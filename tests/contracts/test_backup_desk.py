@@ -30,19 +30,20 @@ from dr_platform.backups.errors import BackupFailed, Cause, NoEscrow
 from dr_platform.backups.port import Kind
 from dr_platform.backups.restore import NotConfirmed, RestoreRefused
 from dr_platform.backups.switch import SWITCHED, SwitchPlan, SwitchRefused
-from dr_platform.catalog import Database, DataClass, Engine
+from dr_platform.catalog import DataClass, Engine
 from dr_platform.database_switch import ASKED as SWITCH_ASKED
 from dr_platform.database_switch import SwitchDesk, switch_digest
 from dr_platform.databases.access import read_login
 from dr_platform.databases.port import Endpoint
 from dr_platform.databases.redis_ import RedisDatabase
-from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
+from dr_platform.evidence import RefusedEvidence
 from dr_platform.identity import Person, Proof
 from dr_platform.operations import operations_engine, upgrade
-from dr_platform.platform import Platform, find_catalog
+from dr_platform.platform import Platform
 from dr_platform.readiness import approval_desk, valid_for
 from dr_platform.recovery import fresh_verdict, recovery_looks, restorable_verdict, verified_verdict
-from tests.contracts.embedded_servers import Running, running
+from dr_platform.state import locate_state
+from tests.contracts.embedded_servers import Beside, Running, running
 from tests.postgres_server import running_postgres
 
 pytestmark = pytest.mark.contract
@@ -52,16 +53,6 @@ KEYS = {
     "id", "database", "kind", "state", "reason", "created_at", "size_bytes", "raw_bytes", "duration_s", "proof_s",
     "location",
 }  # fmt: skip
-
-
-class Beside(Platform):
-    """A platform whose Redis is the server of the test."""
-
-    server: Running
-
-    def endpoint(self, database: Database) -> Endpoint:
-        assert database.name == NAME
-        return self.server.endpoint
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +78,7 @@ def only_the_live_database(server: Running) -> Iterator[None]:
 
 @pytest.fixture
 def platform(server: Running, tmp_path: Path) -> Platform:
-    opened = Beside.open("local", catalog=find_catalog(), state=tmp_path)
-    assert isinstance(opened, Beside)
-    opened.server = server
-    opened.state.make()
-    vars(opened)["secrets"] = server.secrets
-    vars(opened)["evidence"] = MemoryEvidenceLog(opened.clock)
-    return opened
+    return Beside.of({NAME: server}, state=locate_state("local", tmp_path).make())
 
 
 @pytest.fixture
@@ -157,7 +142,7 @@ def test_a_server_that_does_not_answer_leaves_a_note_and_the_last_verified_backu
     first = desk.take(NAME, None, "on demand", "somebody")
     platform = desk.platform
     assert isinstance(platform, Beside)
-    platform.server = replace(platform.server, endpoint=Endpoint("127.0.0.1", 1, "nobody"))
+    platform.servers = {NAME: replace(platform.servers[NAME], endpoint=Endpoint("127.0.0.1", 1, "nobody"))}
     with pytest.raises(BackupFailed) as failed:
         desk.take(NAME, Kind.RDB, "on demand", "somebody")
     assert failed.value.cause is Cause.TOOL_FAILED

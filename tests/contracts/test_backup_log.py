@@ -14,38 +14,20 @@ from dr_platform.backups.catalogue import State
 from dr_platform.backups.port import Kind
 from dr_platform.backups.postgresql import wal
 from dr_platform.backups.restore import RestoreRefused
-from dr_platform.catalog import Database, Engine
-from dr_platform.databases.port import Endpoint
+from dr_platform.catalog import Engine
 from dr_platform.errors import PlatformError
-from dr_platform.evidence import MemoryEvidenceLog
 from dr_platform.log_recovery import NoLog
-from dr_platform.platform import Platform, find_catalog, load_catalog
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Beside, running
 
 pytestmark = pytest.mark.contract
 
 NAME = "postgres"
 
 
-class Beside(Platform):
-    """A platform whose PostgreSQL is the server of the test."""
-
-    server: Running
-
-    def endpoint(self, database: Database) -> Endpoint:
-        assert database.name == NAME
-        return self.server.endpoint
-
-
 @pytest.fixture(scope="module")
 def desk() -> Iterator[BackupDesk]:
     with running(Engine.POSTGRESQL, NAME) as server:
-        catalog = load_catalog(find_catalog())
-        platform = Beside(catalog, catalog.environments["local"], server.state)
-        platform.server = server
-        vars(platform)["secrets"] = server.secrets
-        vars(platform)["evidence"] = MemoryEvidenceLog(platform.clock)
-        yield BackupDesk(platform, workers=0)
+        yield BackupDesk(Beside.of({NAME: server}), workers=0)
 
 
 def connected(desk: BackupDesk, database: str | None = None) -> psycopg.Connection[Any]:

@@ -101,7 +101,7 @@ class TestCassandra(DatabaseContract):
         db.session.execute("SELECT more, another FROM t")
 
     def test_an_expired_lease_is_taken_over_and_its_old_holder_can_neither_renew_nor_end_it(self, db: Any) -> None:
-        db._ensure_own_tables()
+        db._make_books()
         lease = _CqlLease(db._ask)
         assert lease.take("first", 1)
         assert not lease.take("second", 30)

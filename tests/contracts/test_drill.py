@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,19 @@ from dr_platform.backup_desk import BackupDesk, identity_file
 from dr_platform.backups.catalogue import State as Proved
 from dr_platform.backups.drill import State
 from dr_platform.backups.port import Kind
-from dr_platform.catalog import Database, Engine
+from dr_platform.catalog import Engine
 from dr_platform.cli import drill_verbs
 from dr_platform.databases.access import read_login
-from dr_platform.databases.port import Endpoint
 from dr_platform.databases.redis_ import RedisDatabase
 from dr_platform.drill import DRILLED, DisasterDrill
-from dr_platform.evidence import MemoryEvidenceLog
-from dr_platform.platform import Platform, find_catalog, load_catalog
+from dr_platform.platform import Platform
 from dr_platform.resources import DRILL_JOB, DRILL_OP
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Beside, Running, running
+from tests.opened import Opened
 
 pytestmark = pytest.mark.contract
 
 NAMES = ("postgres", "redis")
-
-
-class Beside(Platform):
-    """A platform whose servers are those of the test, as long as there are any."""
-
-    servers: dict[str, Running]
-
-    def endpoint(self, database: Database) -> Endpoint:
-        return self.servers[database.name].endpoint
 
 
 class NothingLeft:
@@ -50,18 +39,9 @@ class NothingLeft:
         raise AssertionError(f"the drill asked the secret store for {name}")
 
 
-@dataclass(frozen=True)
-class Opened:
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
-
-
 @pytest.fixture(scope="module")
 def lost() -> Iterator[Platform]:
     """Both databases have a verified backup; then everything but the bucket and the identity goes."""
-    catalog = load_catalog(find_catalog())
     with contextlib.ExitStack() as state:
         with contextlib.ExitStack() as alive:
             # The servers end before their state does: the bucket lies in it.
@@ -69,12 +49,9 @@ def lost() -> Iterator[Platform]:
                 "postgres": state.enter_context(running(Engine.POSTGRESQL, "postgres", ready_s=120)),
                 "redis": alive.enter_context(running(Engine.REDIS, "redis")),
             }
-            platform = Beside(catalog, catalog.environments["local"], servers["postgres"].state)
-            platform.servers = servers
             secrets = servers["postgres"].secrets
             secrets.ensure("databases/redis/admin", lambda: vars(_admin(servers["redis"])), category="databases")
-            vars(platform)["secrets"] = secrets
-            vars(platform)["evidence"] = MemoryEvidenceLog(platform.clock)
+            platform = Beside.of(servers)
             _fill(BackupDesk(platform, workers=0), servers["redis"])
         servers["postgres"].process.stop()
         platform.servers = {}

@@ -9,10 +9,9 @@ from sqlalchemy import Engine
 
 from dr_platform.clock import ManualClock
 from dr_platform.evidence import PostgresEvidenceLog
-from dr_platform.operations import operations_engine, upgrade
 from tests.contracts.incidents import IncidentLedgerContract
 from tests.contracts.test_evidence_postgres import without_triggers
-from tests.postgres_server import PostgresServer, running_postgres
+from tests.postgres_server import PostgresServer, operations_database, running_postgres
 
 pytestmark = pytest.mark.contract
 
@@ -25,11 +24,8 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def shared_engine(server: PostgresServer) -> Iterator[Engine]:
-    url = server.new_database()
-    upgrade(url)
-    engine = operations_engine(url)
-    yield engine
-    engine.dispose()
+    with operations_database(server) as engine:
+        yield engine
 
 
 @pytest.fixture

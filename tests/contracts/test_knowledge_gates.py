@@ -11,9 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dr_platform.catalog import Engine, KnowledgeSet, load_catalog
-from dr_platform.databases.connect import connect_database
-from dr_platform.databases.schema import migrate, read_steps
+from dr_platform.catalog import KnowledgeSet, load_catalog
 from dr_platform.embedding import WordVectors
 from dr_platform.knowledge.gates import (
     JUDGED,
@@ -23,7 +21,7 @@ from dr_platform.knowledge.gates import (
     staleness_verdict,
 )
 from dr_platform.knowledge.seeding import identifiers, seed
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Running, running_with_schema
 from tests.contracts.test_knowledge_store import address
 
 pytestmark = pytest.mark.contract
@@ -57,13 +55,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Engine.POSTGRESQL, "postgres") as server:
-        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
-        try:
-            migrate(database, read_steps(CATALOG / "databases" / "postgres" / "migrations"))
-            database.admit_application()  # type: ignore[attr-defined]
-        finally:
-            database.close()
+    with running_with_schema() as server:
         with psycopg.connect(address(server), autocommit=True) as connection:
             for knowledge_set in SETS.values():
                 seed(connection, knowledge_set, CATALOG / "knowledge" / knowledge_set.name / "articles", WordVectors())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 import pytest
 
-from dr_platform.catalog import Engine, load_catalog
+from dr_platform.catalog import load_catalog
 from dr_platform.clock import ManualClock, SystemClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.schema import migrate, read_steps
@@ -39,7 +39,7 @@ from dr_platform.knowledge.models import (
 from dr_platform.knowledge.search import MixedModels, hybrid_search, vector_search
 from dr_platform.knowledge.seeding import seed
 from dr_platform.knowledge.store import ModelChanged, WrongDimensions
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Running, running_with_schema
 from tests.contracts.test_knowledge_store import Counting, address
 from tests.embedding_server import EmbeddingServer, Fault, embedding_server
 
@@ -86,13 +86,7 @@ class Blind(Hashing):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Engine.POSTGRESQL, "postgres") as server:
-        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
-        try:
-            migrate(database, read_steps(CATALOG / "databases" / "postgres" / "migrations"))
-            database.admit_application()  # type: ignore[attr-defined]
-        finally:
-            database.close()
+    with running_with_schema() as server:
         yield server
 
 

@@ -16,10 +16,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from dr_platform.catalog import Engine, KnowledgeSet, load_catalog
+from dr_platform.catalog import KnowledgeSet, load_catalog
 from dr_platform.clock import ManualClock, SystemClock
-from dr_platform.databases.connect import connect_database
-from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.embedding import WordVectors
 from dr_platform.knowledge import store
 from dr_platform.knowledge.evaluate import LabelledQuestion, QuestionsError, evaluate, evaluate_set, read_questions
@@ -27,7 +25,7 @@ from dr_platform.knowledge.search import MixedModels, exact_search, hybrid_searc
 from dr_platform.knowledge.seeding import SeedReport, forget, freshness, pending_changes, seed
 from dr_platform.knowledge.sources import SourceError
 from dr_platform.knowledge.store import OtherModelInUse, SeedInProgress, WrongDimensions
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Running, running_with_schema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +57,7 @@ INDEX = f"knowledge.{store.index_of('vectors', VECTORS.model_id)}"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Engine.POSTGRESQL, "postgres") as server:
-        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
-        try:
-            migrate(database, read_steps(CATALOG / "databases" / "postgres" / "migrations"))
-            database.admit_application()  # type: ignore[attr-defined]
-        finally:
-            database.close()
+    with running_with_schema() as server:
         yield server
 
 

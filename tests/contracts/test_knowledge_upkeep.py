@@ -14,11 +14,9 @@ import pytest
 
 from dr_platform import knowledge_upkeep
 from dr_platform.bring_up import seed_knowledge
-from dr_platform.catalog import Engine
 from dr_platform.clock import ManualClock
 from dr_platform.databases.connect import connect_database
 from dr_platform.databases.port import DatabaseUnreachable, ManagedDatabase
-from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.definitions import build_definitions
 from dr_platform.embedding import WordVectors
 from dr_platform.evidence import MemoryEvidenceLog, RefusedEvidence
@@ -26,7 +24,7 @@ from dr_platform.health import retrieval_verdict
 from dr_platform.knowledge.embedder import EmbedderUnreachable
 from dr_platform.knowledge.embedders import QuestionsRefused, UnknownModel
 from dr_platform.platform import Platform
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Running, running_with_schema
 from tests.embedding_server import EmbeddingServer, Fault, embedding_server, model_file
 
 pytestmark = pytest.mark.contract
@@ -48,13 +46,7 @@ class Placed(Platform):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Engine.POSTGRESQL, "postgres") as server:
-        database = connect_database(server.database, server.endpoint, server.secrets, "admin")
-        try:
-            migrate(database, read_steps(CATALOG / "databases" / "postgres" / "migrations"))
-            database.admit_application()  # type: ignore[attr-defined]
-        finally:
-            database.close()
+    with running_with_schema() as server:
         yield server
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from dr_platform.operations import OperationsUnavailable, operations_engine, upgrade
+from dr_platform.operations import OperationsUnavailable, operations_engine
 from dr_platform.operations.budgets import RemediationBudgets, Spent, StaleBudget
 from dr_platform.operations.observations import Observation, Observations
 from dr_platform.verdict import Verdict
-from tests.postgres_server import PostgresServer, running_postgres
+from tests.postgres_server import PostgresServer, operations_database, running_postgres
 
 pytestmark = pytest.mark.contract
 
@@ -30,11 +30,8 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def engine(server: PostgresServer) -> Iterator[Engine]:
-    url = server.new_database()
-    upgrade(url)
-    engine = operations_engine(url)
-    yield engine
-    engine.dispose()
+    with operations_database(server) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from dr_platform.platform import Platform
 from dr_platform.promotion import attested_lines
 from dr_platform.readiness import candidate_of, recorder, target_of
 from tests.catalogs import shipped_copy
+from tests.opened import Opened
 from tests.postgres_server import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.contract
@@ -38,16 +39,6 @@ ADA = (*AS, "--reason", "seen")
 def server() -> Iterator[PostgresServer]:
     with running_postgres() as server:
         yield server
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Stands for the global options, whose platform is open already."""
-
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @dataclass(frozen=True)

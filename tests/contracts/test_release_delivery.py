@@ -33,6 +33,7 @@ from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.verdict import Progress, silent
 from jobs.promotion import promotion_job
 from tests.catalogs import generated
+from tests.opened import Opened
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.releases import BusyClock
 from tests.rollouts import MemoryTraffic, answer, at_once
@@ -100,16 +101,6 @@ class PlatformInMemory(Platform):
 
     def connect(self, name: str, role: str = "application") -> MemoryDatabase:  # ty: ignore[invalid-method-override]
         return self.databases[name]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Stands for the global options, whose platform is open already."""
-
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @dataclass(frozen=True)

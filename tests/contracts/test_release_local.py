@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
@@ -35,7 +33,7 @@ from dr_platform.runtime.port import CLOSED, Revision, Slot, Weights, Workload
 from tests.contracts.controller_process import Orders
 from tests.contracts.delivery import ROOT, answered_by, intent_of, lost, made_to_fail
 from tests.contracts.delivery import told as told_in
-from tests.contracts.local import LocalHarness
+from tests.contracts.local import LocalHarness, local_runtime
 from tests.contracts.runtime import ALL_BLUE, Load, a_service, deploy, load, until
 from tests.release_values import a_bundle, a_member, shipped
 
@@ -178,13 +176,8 @@ class Books:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalHarness]:
-    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
-        harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
-        try:
-            harness.bring_up()
-            yield harness
-        finally:
-            harness.supervisor.stop()
+    with local_runtime(PORT_OFFSET, PORTS) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -20,40 +20,21 @@ from typer.testing import CliRunner
 from dr_platform.backup_desk import BackupDesk, PointBeforeBackup
 from dr_platform.backup_store import backup_age, newest_backup
 from dr_platform.backups.port import Kind
-from dr_platform.catalog import Database, Engine
+from dr_platform.catalog import Engine
 from dr_platform.cli import backup_verbs
-from dr_platform.databases.port import Endpoint
 from dr_platform.errors import PlatformError
-from dr_platform.evidence import MemoryEvidenceLog
 from dr_platform.log_recovery import NoLog
 from dr_platform.migrations.gates import NoFreshBackup
-from dr_platform.platform import Platform, load_catalog
+from dr_platform.platform import Platform
 from dr_platform.schema_changes import bring_forward
 from dr_platform.schema_record import POINT, NoPoint, points
 from tests.catalogs import shipped_copy
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Beside, running
+from tests.opened import Opened
 
 pytestmark = pytest.mark.contract
 
 NAME = "postgres"
-
-
-class Beside(Platform):
-    """A platform whose PostgreSQL is the server of the test."""
-
-    server: Running
-
-    def endpoint(self, database: Database) -> Endpoint:
-        assert database.name == NAME
-        return self.server.endpoint
-
-
-@dataclass(frozen=True)
-class Opened:
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @dataclass(frozen=True)
@@ -84,11 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     migrations = catalog / "databases" / NAME / "migrations"
     migrations.mkdir(exist_ok=True)
     with running(Engine.POSTGRESQL, NAME, ready_s=120) as server:
-        loaded = load_catalog(catalog)
-        platform = Beside(loaded, loaded.environments["local"], server.state)
-        platform.server = server
-        vars(platform)["secrets"] = server.secrets
-        vars(platform)["evidence"] = MemoryEvidenceLog(platform.clock)
+        platform = Beside.of({NAME: server}, catalog)
         found = Place(BackupDesk(platform, workers=0), migrations)
         found.write("V1__visits", "CREATE TABLE public.visits (id bigint PRIMARY KEY);")
         bring_forward(platform, NAME)

@@ -12,21 +12,19 @@ import pytest
 
 from dr_platform.backup_desk import BackupDesk
 from dr_platform.backups.catalogue import State
-from dr_platform.catalog import Database, Engine
+from dr_platform.catalog import Engine
 from dr_platform.databases.connect import connect_database
-from dr_platform.databases.port import Endpoint
 from dr_platform.databases.schema import migrate
-from dr_platform.evidence import MemoryEvidenceLog
 from dr_platform.masked_staging import EVIDENCE, NoRestoredSource, mask_into, plan
 from dr_platform.masking import postgresql as pg
 from dr_platform.masking.port import Access
 from dr_platform.masking.recipe import Profile
 from dr_platform.masking.seals import KeyRing
-from dr_platform.platform import Platform, load_catalog
+from dr_platform.platform import load_catalog
 from dr_platform.restored_source import environment_named, restored
 from dr_platform.secrets.embedded import EmbeddedSecretStore
 from tests.catalogs import SHIPPED
-from tests.contracts.embedded_servers import Running, running
+from tests.contracts.embedded_servers import Beside, Running, running
 from tests.contracts.test_masking_all import (
     NAMES,
     fill_cql,
@@ -47,15 +45,6 @@ ENGINES = {
 }
 
 
-class Beside(Platform):
-    """A platform whose servers are those of the test, as long as they may be asked."""
-
-    servers: dict[str, Running]
-
-    def endpoint(self, database: Database) -> Endpoint:
-        return self.servers[database.name].endpoint
-
-
 @dataclass(frozen=True)
 class Pair:
     production: Beside
@@ -64,19 +53,13 @@ class Pair:
 
 
 def opened(environment: str, servers: dict[str, Running], folder: Path) -> Beside:
-    catalog = load_catalog(SHIPPED)
-    state = next(iter(servers.values())).state
-    platform = Beside(catalog, catalog.environments[environment], state, runtime="local")
-    platform.servers = servers
     secrets = EmbeddedSecretStore(folder / environment)
     for server in servers.values():
         for name in server.secrets.names():
             fields = server.secrets.read(name)
             assert fields is not None
             secrets.ensure(name, lambda fields=fields: dict(fields), category="databases")
-    vars(platform)["secrets"] = secrets
-    vars(platform)["evidence"] = MemoryEvidenceLog(platform.clock)
-    return platform
+    return Beside.of(servers, environment=environment, secrets=secrets)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -20,7 +19,7 @@ from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps
 from dr_platform.runtime.local.records import PortRange
 from dr_platform.runtime.port import ProbeResult, Slot, Weights
 from tests.contracts.delivery import Delivery, delivered, exposure_s, lost, made_to_fail
-from tests.contracts.local import LocalHarness
+from tests.contracts.local import LocalHarness, local_runtime
 from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, a_workload, deploy, load, until
 
 pytestmark = pytest.mark.contract
@@ -36,13 +35,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalHarness]:
-    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
-        harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
-        try:
-            harness.bring_up()
-            yield harness
-        finally:
-            harness.supervisor.stop()
+    with local_runtime(PORT_OFFSET, PORTS) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from dr_platform.runtime.local.records import PortRange
 from tests.contracts.controller_process import operations as books_of
 from tests.contracts.dagster_run import Arguments
 from tests.contracts.delivery import ROOT, Delivery, delivered, lost
-from tests.contracts.local import LocalHarness
+from tests.contracts.local import LocalHarness, local_runtime
 from tests.contracts.outage import SHORT_S, How, Operations, operations_on, rolled_back_without
 from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, load
 from tests.postgres_server import PostgresServer, running_postgres
@@ -35,13 +35,8 @@ PORTS = PortRange(16_000, 400)
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalHarness]:
-    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
-        harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
-        try:
-            harness.bring_up()
-            yield harness
-        finally:
-            harness.supervisor.stop()
+    with local_runtime(PORT_OFFSET, PORTS) as harness:
+        yield harness
 
 
 @pytest.fixture

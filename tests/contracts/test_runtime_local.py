@@ -6,13 +6,11 @@ import http.client
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +24,7 @@ from dr_platform.runtime.local.router import Router, RouteRejected
 from dr_platform.runtime.local.runtime import LocalRuntime
 from dr_platform.runtime.notice import document, page
 from dr_platform.runtime.port import ProbeResult, Slot, SuspensionNotVerified, Weights
-from tests.contracts.local import LocalHarness
+from tests.contracts.local import LocalHarness, local_runtime
 from tests.contracts.runtime import (
     ALL_BLUE,
     ALL_GREEN,
@@ -85,13 +83,8 @@ def asked(service: Service, method: str, accept: str | None) -> tuple[int, dict[
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalHarness]:
-    with tempfile.TemporaryDirectory(prefix="drp-t-") as folder:
-        harness = LocalHarness(Path(folder), PORT_OFFSET, PORTS)
-        try:
-            harness.bring_up()
-            yield harness
-        finally:
-            harness.supervisor.stop()
+    with local_runtime(PORT_OFFSET, PORTS) as harness:
+        yield harness
 
 
 class TestLocalRuntime(RuntimeContract):

@@ -48,6 +48,7 @@ from dr_platform.verdict import Verdict
 from jobs.migrations import migration_job
 from tests.catalogs import shipped_copy
 from tests.contracts.embedded_servers import Running, running
+from tests.opened import Opened
 from tests.postgres_server import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.contract
@@ -83,14 +84,6 @@ class PlatformOfOne(Platform):
         db = connect_database(self.catalog.databases[name], endpoint, self.server.secrets, "admin")
         assert isinstance(db, PostgresDatabase)
         return db
-
-
-@dataclass(frozen=True)
-class Opened:
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from dr_platform.catalog.models import Remediation
+from dr_platform.catalog.models import Needs, Remediation
 from dr_platform.clock import ManualClock
 from dr_platform.definitions import build_definitions
 from dr_platform.evidence import PostgresEvidenceLog
@@ -21,7 +21,6 @@ from dr_platform.operations import operations_engine, upgrade
 from dr_platform.platform import Platform
 from dr_platform.remediation import ROUTER
 from dr_platform.resources import ATTEMPT_TAG, TARGET_TAG, check_evaluation
-from dr_platform.runtime.port import RuntimeUnreachable
 from dr_platform.state import StateDirectory
 from dr_platform.verdict import Verdict
 from dr_platform.watch import is_cadenced
@@ -62,7 +61,6 @@ def platform(server: PostgresServer, tmp_path: Path) -> Iterator[Platform]:
             platform.local_runtime._records.declare(service)
         yield platform
         platform.operations.dispose()
-        shutil.rmtree(platform.state.run)
 
 
 def sensor(platform: Platform, name: str) -> dg.SensorDefinition:
@@ -226,21 +224,29 @@ def test_what_cannot_go_back_says_why_and_has_the_next_action_and_stops_no_other
     assert (request.job_name, request.tags[ATTEMPT_TAG]) == ("restart_part", "2")
 
 
+class SlowClock(ManualClock):
+    """On a machine where a quarter of a minute goes by whenever somebody looks how long it takes."""
+
+    def monotonic(self) -> float:
+        self.sleep(15)
+        return super().monotonic()
+
+
+def unconnected(platform: Platform) -> None:
+    """No service stands on another one."""
+    alone = {name: s.model_copy(update={"needs": Needs()}) for name, s in platform.catalog.services.items()}
+    platform.catalog = replace(platform.catalog, services=alone)
+
+
 def test_a_slow_part_takes_its_round_and_not_that_of_the_others(
-    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, instance: dg.DagsterInstance
 ) -> None:
-    """Each read of a record takes half a minute; at the next ticks others come first."""
-    monkeypatch.setattr("dr_platform.remediation.below", lambda _catalog, _target: ())
+    """A round is over after one service; at the next ticks others come first."""
+    unconnected(platform)
     for target in (("services", "service-0000"), SERVICE, DEPENDENT):
         say(platform, instance, target, BAD)
-    in_the_future(platform, 15)
-    clock, read, asked = platform.clock, platform.local_runtime.read_record, []
-
-    def slowly(name: str) -> object:
-        clock.sleep(30)
-        return read(name)
-
-    monkeypatch.setattr(platform.local_runtime, "read_record", slowly)
+    clock, asked = SlowClock(datetime.now(UTC) + timedelta(seconds=15)), []
+    platform.clock = clock
     for _ in range(9):
         requests = tick(platform, "remediation", instance).run_requests or []
         assert len(requests) <= 1
@@ -250,20 +256,13 @@ def test_a_slow_part_takes_its_round_and_not_that_of_the_others(
 
 
 def test_one_service_whose_record_cannot_be_read_keeps_no_other_from_being_mended(
-    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     broken, sound = ("services", "service-0000"), SERVICE
-    monkeypatch.setattr("dr_platform.remediation.below", lambda _catalog, _target: ())
+    unconnected(platform)
     for target in (broken, sound):
         say(platform, instance, target, BAD)
-    read = platform.local_runtime.read_record
-
-    def refusing(name: str) -> object:
-        if name == broken[1]:
-            raise RuntimeUnreachable("local", "made unreachable")
-        return read(name)
-
-    monkeypatch.setattr(platform.local_runtime, "read_record", refusing)
+    platform.runtime.write_record(broken[1], "spoiled", None)
     in_the_future(platform, 15)
     requests = tick(platform, "remediation", instance).run_requests or []
     assert [request.tags[TARGET_TAG] for request in requests] == ["services/service-0001"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,7 @@ from dr_platform.rollout.strategy import IMMEDIATE_WEIGHTS, rollback_steps
 from dr_platform.runtime.local.records import PortRange
 from dr_platform.runtime.notice import Notice
 from tests.contracts.delivery import Delivery, delivered
-from tests.contracts.local import LocalHarness
+from tests.contracts.local import local_runtime
 from tests.contracts.runtime import ALL_BLUE, ALL_GREEN, until
 
 pytestmark = pytest.mark.contract
@@ -21,14 +19,8 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture(scope="module")
 def delivery() -> Iterator[Delivery]:
-    with tempfile.TemporaryDirectory(prefix="drp-e-") as folder:
-        harness = LocalHarness(Path(folder), 6_400, PortRange(13_400, 300))
-        try:
-            harness.bring_up()
-            with delivered(harness) as delivery:
-                yield delivery
-        finally:
-            harness.supervisor.stop()
+    with local_runtime(6_400, PortRange(13_400, 300)) as harness, delivered(harness) as delivery:
+        yield delivery
 
 
 def test_a_suspended_service_goes_back_is_probed_meanwhile_and_serves_again_when_it_is_opened(

@@ -50,6 +50,7 @@ from dr_platform.runtime.notice import Notice
 from dr_platform.runtime.port import ProbeResult, UnknownService
 from jobs.emergency import emergency_job
 from tests.catalogs import generated
+from tests.opened import Opened
 from tests.rollouts import at_once
 from tests.unit.test_delivery_sensors import HEALTHY, NAME, LivelyClock, in_memory
 
@@ -471,14 +472,6 @@ def test_whoever_follows_the_tracker_is_told_when_it_is_mitigated_and_when_it_is
 
 
 # As a verb and as a job
-
-
-@dataclass(frozen=True)
-class Opened:
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 def drp(place: Place, *words: str) -> Result:

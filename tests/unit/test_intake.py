@@ -6,7 +6,6 @@ import contextlib
 import json
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from dr_platform.platform import Platform, find_catalog
 from dr_platform.release_delivery import release_store
 from dr_platform.resources import ACTOR_TAG
 from tests.catalogs import generated
+from tests.opened import Opened
 from tests.release_values import a_bundle, a_member
 
 pytestmark = pytest.mark.unit
@@ -326,14 +326,6 @@ def test_whatever_was_taken_in_nothing_starts_twice_or_backwards_or_without_its_
 
 
 # The sensor and the verbs
-
-
-@dataclass(frozen=True)
-class Opened:
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from dr_platform.rollout.record import Phase, Placement, Record
 from dr_platform.runtime.memory import MemoryRuntime
 from dr_platform.runtime.port import ProbeResult, Slot, Weights
 from tests.catalogs import generated
+from tests.opened import Opened
 from tests.rollouts import MemoryTraffic, answer, at_once
 
 pytestmark = pytest.mark.unit
@@ -40,16 +41,6 @@ class BusyClock(ManualClock):
         super().sleep(seconds)
         if self.controller is not None:
             self.controller.tick()
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Stands for the global options, whose platform is open already."""
-
-    opened: Platform
-
-    def platform(self) -> Platform:
-        return self.opened
 
 
 @dataclass

@@ -228,6 +228,7 @@ def scratch_server(site: Site, clock: Clock | None = None) -> Generator[ScratchS
         server = ScratchServer(folder, sockets, programs, site.user, clock or SystemClock())
         try:
             private_directory(folder, site.user)
+            site.state.make_run()
             private_directory(sockets, site.user)
             yield server
         finally:

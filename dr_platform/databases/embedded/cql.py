@@ -15,19 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import cassandra_jars, launch
-from dr_platform.databases.embedded.accounts import Account, ensure_account
+from dr_platform.databases.embedded.accounts import Account
 from dr_platform.databases.embedded.cache import EngineCache
 from dr_platform.databases.embedded.cassandra_transport import ensure_key
+from dr_platform.databases.embedded.catalog_server import CatalogServer
 from dr_platform.databases.embedded.files import invoking_user, private_directory, private_file
 from dr_platform.databases.embedded.port import EngineUnavailable
 from dr_platform.databases.embedded.waiting import until_it_answers
-from dr_platform.databases.port import Endpoint
 from dr_platform.runtime.local.programs import Program
-from dr_platform.secrets.port import SecretStore
-from dr_platform.state import StateDirectory
 from dr_platform.verdict import Progress
 
 if TYPE_CHECKING:
@@ -128,25 +124,12 @@ def java() -> Path:
 
 
 @dataclass(frozen=True)
-class EmbeddedCassandra:
+class EmbeddedCassandra(CatalogServer):
     """See ``EmbeddedServer``. Besides the port of its clients it listens on the next one, for
     neighbours that a single node does not have, on loopback too. The application's account may read
     and write rows of its keyspace and change nothing else."""
 
-    database: Database
-    state: StateDirectory
-    secrets: SecretStore
-    port_offset: int = 0
-    clock: Clock = field(default_factory=SystemClock)
     cache: EngineCache = field(default_factory=EngineCache)
-
-    @property
-    def name(self) -> str:
-        return self.database.name
-
-    @property
-    def data(self) -> Path:
-        return self.state.data / self.name
 
     def acquire(self, progress: Progress) -> None:
         java()
@@ -161,8 +144,7 @@ class EmbeddedCassandra:
         me = invoking_user()
         for folder in (self.data, self.data / "conf", self.data / "tmp", self.data / "store"):
             private_directory(folder, me)
-        ensure_account(self.secrets, self.name, "admin")
-        ensure_account(self.secrets, self.name, "application")
+        self.accounts()
         transport = ensure_key(self.data / "conf", java())
         private_file(self.data / "conf" / "cassandra.yaml", self._configuration(transport), me)
         private_file(self.data / "conf" / "logback.xml", LOGGING, me)
@@ -245,15 +227,11 @@ class EmbeddedCassandra:
             priority=100,
         )
 
-    def endpoint(self) -> Endpoint:
-        return Endpoint("127.0.0.1", self.database.port + self.port_offset, self.database.database)
-
     def initialise(self, within_s: float) -> None:
         from cassandra import DriverException
         from cassandra.cluster import NoHostAvailable
 
-        admin = ensure_account(self.secrets, self.name, "admin")
-        application = ensure_account(self.secrets, self.name, "application")
+        admin, application = self.accounts()
         not_yet = (NoHostAvailable, DriverException, OSError)
         with _quiet_driver():
             until_it_answers(self.name, lambda: self._set_up(admin, application), not_yet, within_s, self.clock)

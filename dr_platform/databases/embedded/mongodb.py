@@ -11,17 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import ferretdb_build, launch
-from dr_platform.databases.embedded.accounts import Account, ensure_account, secret_name
+from dr_platform.databases.embedded.accounts import Account, secret_name
 from dr_platform.databases.embedded.cache import EngineCache
+from dr_platform.databases.embedded.catalog_server import CatalogServer
 from dr_platform.databases.embedded.files import invoking_user, private_directory
 from dr_platform.databases.embedded.waiting import until_it_answers
-from dr_platform.databases.port import Endpoint
 from dr_platform.runtime.local.programs import Program
-from dr_platform.secrets.port import SecretStore
-from dr_platform.state import StateDirectory
 from dr_platform.verdict import Progress
 
 if TYPE_CHECKING:
@@ -31,24 +27,11 @@ AUTHENTICATION_DATABASE = "admin"
 
 
 @dataclass(frozen=True)
-class EmbeddedFerretDB:
+class EmbeddedFerretDB(CatalogServer):
     """See ``EmbeddedServer``. Both accounts authenticate against the database ``admin``. FerretDB
     has no rights per account: each may read and write everything on the server."""
 
-    database: Database
-    state: StateDirectory
-    secrets: SecretStore
-    port_offset: int = 0
-    clock: Clock = field(default_factory=SystemClock)
     cache: EngineCache = field(default_factory=EngineCache)
-
-    @property
-    def name(self) -> str:
-        return self.database.name
-
-    @property
-    def data(self) -> Path:
-        return self.state.data / self.name
 
     def acquire(self, progress: Progress) -> None:
         ferretdb_build.ensure_program(self.cache, progress)
@@ -64,8 +47,7 @@ class EmbeddedFerretDB:
         me = invoking_user()
         private_directory(self.data, me)
         private_directory(self.data / "store", me)
-        ensure_account(self.secrets, self.name, "admin")
-        ensure_account(self.secrets, self.name, "application")
+        self.accounts()
 
     def program(self) -> Program:
         """The first account is made by the server itself at its first start, from variables that the
@@ -93,14 +75,10 @@ class EmbeddedFerretDB:
             priority=100,
         )
 
-    def endpoint(self) -> Endpoint:
-        return Endpoint("127.0.0.1", self.database.port + self.port_offset, self.database.database)
-
     def initialise(self, within_s: float) -> None:
         from pymongo.errors import PyMongoError
 
-        admin = ensure_account(self.secrets, self.name, "admin")
-        application = ensure_account(self.secrets, self.name, "application")
+        admin, application = self.accounts()
         until_it_answers(
             self.name, lambda: self._ensure_user(admin, application), (PyMongoError,), within_s, self.clock
         )

@@ -6,21 +6,17 @@ Here: its accounts, its settings, its program. Not here: the schema, which migra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import launch, postgresql_files
-from dr_platform.databases.embedded.accounts import Account, ensure_account
+from dr_platform.databases.embedded.accounts import Account
+from dr_platform.databases.embedded.catalog_server import CatalogServer
 from dr_platform.databases.embedded.files import ServerUser, private_directory
 from dr_platform.databases.embedded.postgresql_archive import archive_settings
 from dr_platform.databases.embedded.waiting import until_it_answers
-from dr_platform.databases.port import Endpoint
 from dr_platform.runtime.local.programs import Program
-from dr_platform.secrets.port import SecretStore
-from dr_platform.state import StateDirectory
 from dr_platform.verdict import Progress
 
 if TYPE_CHECKING:
@@ -65,23 +61,9 @@ def postgres_program(name: str, data: Path, programs: Path, user: ServerUser, so
 
 
 @dataclass(frozen=True)
-class EmbeddedPostgres:
+class EmbeddedPostgres(CatalogServer):
     """See ``EmbeddedServer``. The application's account owns nothing: it may read and write rows of
     what the admin's account creates, unless a migration takes that away again."""
-
-    database: Database
-    state: StateDirectory
-    secrets: SecretStore
-    port_offset: int = 0
-    clock: Clock = field(default_factory=SystemClock)
-
-    @property
-    def name(self) -> str:
-        return self.database.name
-
-    @property
-    def data(self) -> Path:
-        return self.state.data / self.name
 
     @property
     def spool(self) -> Path:
@@ -98,8 +80,7 @@ class EmbeddedPostgres:
 
     def prepare(self) -> None:
         user = postgresql_files.server_user()
-        admin = ensure_account(self.secrets, self.name, "admin")
-        ensure_account(self.secrets, self.name, "application")
+        admin, _ = self.accounts()
         programs = postgresql_files.binaries(self.state, user)
         postgresql_files.make_cluster(
             self.data, programs, user, superuser=admin.username, password=admin.password, statements=()
@@ -116,14 +97,10 @@ class EmbeddedPostgres:
         user = postgresql_files.server_user()
         return postgres_program(self.name, self.data, postgresql_files.binaries(self.state, user), user)
 
-    def endpoint(self) -> Endpoint:
-        return Endpoint("127.0.0.1", self.database.port + self.port_offset, self.database.database)
-
     def initialise(self, within_s: float) -> None:
         import psycopg
 
-        admin = ensure_account(self.secrets, self.name, "admin")
-        application = ensure_account(self.secrets, self.name, "application")
+        admin, application = self.accounts()
         give_up = self.clock.monotonic() + within_s
         with until_it_answers(
             self.name, lambda: self._connect("postgres", admin), (psycopg.OperationalError,), within_s, self.clock

@@ -9,17 +9,13 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dr_platform.catalog import Database
-from dr_platform.clock import Clock, SystemClock
 from dr_platform.databases.embedded import launch, redis_program
-from dr_platform.databases.embedded.accounts import Account, ensure_account
+from dr_platform.databases.embedded.accounts import Account
 from dr_platform.databases.embedded.cache import EngineCache
+from dr_platform.databases.embedded.catalog_server import CatalogServer
 from dr_platform.databases.embedded.files import invoking_user, private_directory, private_file
 from dr_platform.databases.embedded.waiting import until_it_answers
-from dr_platform.databases.port import Endpoint
 from dr_platform.runtime.local.programs import Program
-from dr_platform.secrets.port import SecretStore
-from dr_platform.state import StateDirectory
 from dr_platform.verdict import Progress
 
 ADMIN_RIGHTS = "~* &* +@all"
@@ -29,23 +25,10 @@ APPLICATION_RIGHTS = "~* &* +@all -@admin -@dangerous +info +client|setname +cli
 
 
 @dataclass(frozen=True)
-class EmbeddedRedis:
+class EmbeddedRedis(CatalogServer):
     """See ``EmbeddedServer``. The account file holds digests of passwords only."""
 
-    database: Database
-    state: StateDirectory
-    secrets: SecretStore
-    port_offset: int = 0
-    clock: Clock = field(default_factory=SystemClock)
     cache: EngineCache = field(default_factory=EngineCache)
-
-    @property
-    def name(self) -> str:
-        return self.database.name
-
-    @property
-    def data(self) -> Path:
-        return self.state.data / self.name
 
     def acquire(self, progress: Progress) -> None:
         redis_program.ensure_program(self.cache, progress)
@@ -57,8 +40,7 @@ class EmbeddedRedis:
     def prepare(self) -> None:
         me = invoking_user()
         folder = private_directory(self.data, me)
-        admin = ensure_account(self.secrets, self.name, "admin")
-        application = ensure_account(self.secrets, self.name, "application")
+        admin, application = self.accounts()
         accounts = folder / "users.acl"
         wanted = (_account_line(admin, ADMIN_RIGHTS), _account_line(application, APPLICATION_RIGHTS))
         if not _knows(accounts, (admin, application)):
@@ -90,15 +72,11 @@ class EmbeddedRedis:
             self.name, (*launch.COMMAND, "--", *command), directory=self.data, start_s=1.0, stop_s=15.0, priority=100
         )
 
-    def endpoint(self) -> Endpoint:
-        return Endpoint("127.0.0.1", self.database.port + self.port_offset, self.database.database)
-
     def initialise(self, within_s: float) -> None:
         """Wait until both accounts are let in; loading a large file counts as not yet ready."""
         import redis
 
-        for role in ("admin", "application"):
-            account = ensure_account(self.secrets, self.name, role)
+        for account in self.accounts():
             until_it_answers(self.name, lambda a=account: self._ask(a), (redis.RedisError,), within_s, self.clock)
 
     def _ask(self, account: Account) -> None:

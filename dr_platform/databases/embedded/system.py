@@ -75,6 +75,7 @@ class SystemPostgres:
 
     def prepare(self) -> None:
         user = postgresql_files.server_user()
+        self.state.make_run()
         private_directory(self.sockets, user)
         programs = postgresql_files.binaries(self.state, user)
         postgresql_files.make_cluster(

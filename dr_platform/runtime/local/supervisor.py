@@ -122,7 +122,7 @@ class Supervisor:
             leftovers.kill(hung)
         self._end_leftovers()
         self._programs.mkdir(parents=True, exist_ok=True)
-        self._state.run.mkdir(mode=0o711, exist_ok=True)
+        self._state.make_run()
         self._set_malformed_aside()
         conf = self._state.supervisor / "supervisord.conf"
         _write(conf, configuration.supervisord_text(self._state, _open_files()))
@@ -174,7 +174,8 @@ class Supervisor:
             for file in self._programs.glob("*.conf"):
                 file.unlink(missing_ok=True)
             leftovers.record_path(self._state).unlink(missing_ok=True)
-            self.socket.unlink(missing_ok=True)
+            for left in (*self._state.run.glob("*.sock"), self._state.run / "supervisord.pid"):
+                left.unlink(missing_ok=True)
 
     def put(self, programs: Iterable[Program]) -> None:
         """Make these programs run as described and leave all others alone.
