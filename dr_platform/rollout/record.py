@@ -351,7 +351,7 @@ class SpoiledRecord(PlatformError):
         super().__init__(service)
         self.what = f"{service}: what is remembered of its rollouts cannot be read"
         self.untouched = f"the record, the routes and the replicas of {service}"
-        self.next_step = f"look for who wrote it with `drp status`; {service} goes on as it is until it is put right"
+        self.next_step = "put it right where the runtime keeps its records: locally `runtime.db` in the state folder"
 
 
 def read(runtime: Runtime, service: str) -> Held:
