@@ -11,7 +11,7 @@ import functools
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from re import _constants as sre  # ty: ignore[missing-module-member]
 from re import _parser as parser  # ty: ignore[missing-module-member]
@@ -134,16 +134,11 @@ class _Words:
         return self._askers.setdefault(word, _Askers([], []))
 
     def ready(self) -> None:
+        """From now on there is ``search``, and for each word by its number how far behind the place that is found
+        it begins, behind the space that leads it, with who asks for it."""
         words = [word.encode() for word in self._askers]
-        self._shifts = [(-self._ahead + (word[0] == " "), *askers) for word, askers in self._askers.items()]
-        self._search = BytesAhoCorasick(words, implementation=Implementation.DFA).find_matches_as_indexes
-
-    def found(self, text: bytes) -> Iterator[tuple[int, list[_Leading], list[tuple[int, int]]]]:
-        """Where words begin, behind the space that leads them, and who asks for them."""
-        shifts = self._shifts
-        for word, at, _ in self._search(text, overlapping=True):
-            shift, leading, anywhere = shifts[word]
-            yield at + shift, leading, anywhere
+        self.askers = [(-self._ahead + (word[0] == " "), *askers) for word, askers in self._askers.items()]
+        self.search = BytesAhoCorasick(words, implementation=Implementation.DFA).find_matches_as_indexes
 
 
 class Screen:
@@ -200,15 +195,22 @@ class Screen:
     def _try_words(self, batch: _Batch, found: dict[int, Candidates]) -> None:
         """Add the patterns that match where a word stands, or that ask for a word which a text has."""
         texts, written, plain, begins = batch
-        for at, leading, anywhere in itertools.chain(self._spoken.found(plain), self._exact.found(written)):
-            place = bisect_right(begins, at) - 1
-            start = at - begins[place]
-            for pattern, match in leading:
-                if met := match(texts[place], start):  # tried here, because few do and to note each costs as much
-                    _note(pattern, met, found.setdefault(place, {}))
-            for pattern, reach in anywhere:
-                candidates = found.setdefault(place, {})
-                candidates[pattern] = min(candidates.get(pattern, start), max(start - reach, 0))
+        for words, searched in ((self._spoken, plain), (self._exact, written)):
+            place = begin = end = 0
+            text = ""
+            for word, at, _ in words.search(searched, overlapping=True):
+                shift, leading, anywhere = words.askers[word]
+                start = at + shift - begin
+                if not 0 <= start < end:
+                    place = bisect_right(begins, at + shift) - 1
+                    begin, text = begins[place], texts[place]
+                    start, end = at + shift - begin, begins[place + 1] - begin
+                for pattern, match in leading:
+                    if met := match(text, start):  # tried here, because few do and to note each costs as much
+                        _note(pattern, met, found.setdefault(place, {}))
+                for pattern, reach in anywhere:
+                    candidates = found.setdefault(place, {})
+                    candidates[pattern] = min(candidates.get(pattern, start), max(start - reach, 0))
 
     def _try_numbers(self, batch: _Batch, found: dict[int, Candidates]) -> None:
         """Add the patterns for texts with digits: where one of them matches at a number, and those for which the
@@ -417,8 +419,25 @@ def _led(nodes: Iterable[Any], any_case: bool, *, begins: bool) -> set[str] | No
         return {word for led in every for word in led or ()} if all(led is not None for led in every) else None
     if begins and op in (sre.IN, sre.LITERAL) and _only(value if op is sre.IN else [nodes[0]], _NUMBER_BEGINS):
         return {_NUMBER}
-    _, texts, _ = next(iter(_runs(nodes, _Edges(begins))))
-    return {spaced(text).decode()[not begins : -1] for text in texts} if _signs(op, value) else None
+    texts, rest = _opening(nodes)
+    if not all(texts):
+        return None  # where nothing of them must stand, the match begins with what follows, whatever that is
+    words = {spaced(text).decode()[not begins : -1] for text in texts}
+    further = _led(rest, any_case, begins=False)
+    if further is None or len(words) * len(further) > _MOST_SPELLINGS:
+        return words
+    return {word + more for word in words for more in further}
+
+
+def _opening(nodes: Sequence[Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
+    """The texts of which one begins the sequence, and what follows it."""
+    texts: tuple[str, ...] = ("",)
+    for place, (op, value) in enumerate(nodes):
+        signs = _signs(op, value)
+        if not signs or len(texts) * len(signs) > _MOST_SPELLINGS:
+            return texts, nodes[place:]
+        texts = tuple(dict.fromkeys(text + sign for text in texts for sign in signs))
+    return texts, ()
 
 
 @dataclass(frozen=True)
