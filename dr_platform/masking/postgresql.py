@@ -25,6 +25,7 @@ from dr_platform.databases.access import CONNECT_TIMEOUT_S, certificate_authorit
 from dr_platform.masking.classification import Classification, Holds, Table
 from dr_platform.masking.people import Roster, RosterFile
 from dr_platform.masking.port import Access, Masked, NotMaskable, SameDatabase, TargetExists
+from dr_platform.masking.postgresql_indexes import TakenOff
 from dr_platform.masking.recipe import Recipe
 from dr_platform.masking.roster_rows import identified
 from dr_platform.masking.rows import RowMasker
@@ -299,7 +300,7 @@ class _Worker:
     def target(self) -> Connection:
         """It is not there yet while people are read."""
         target = connect(self.job.target)
-        # Foreign keys are checked by a gate over the whole result; loading is in any order.
+        # Loading is in any order; foreign keys are checked when all rows are there.
         target.execute("SET session_replication_role = replica; SET synchronous_commit = off")
         return target
 
@@ -340,9 +341,6 @@ class _Worker:
                 else:
                     _pass_on(out, back)
             return Masked(plan.name, cursor.rowcount, cursor.rowcount, *missed)
-
-    def analyze(self, name: str) -> None:
-        self.target.execute(f"ANALYZE {qualified(name)}".encode())
 
     def _through_python(self, plan: TablePlan, recipe: Recipe, out: Iterable[bytes], back: Any) -> tuple[int, int]:
         """How many values did not open, and how many texts were nobody's."""
@@ -482,8 +480,16 @@ def _carry(plan: TablePlan, recipe: Recipe, low: int, high: int) -> Masked:
     return _working().carry(plan, recipe, low, high)
 
 
-def _analyze(name: str) -> None:
-    _working().analyze(name)
+def _execute(statement: str) -> None:
+    _working().target.execute(statement.encode())
+
+
+def _keeps_to(check: str) -> bool:
+    try:
+        _execute(check)
+    except psycopg.errors.ForeignKeyViolation:
+        return False
+    return True
 
 
 def ranges(pages: int, size: int = _CHUNK_PAGES) -> list[tuple[int, int]]:
@@ -538,13 +544,24 @@ class Workers:
             progress(f"{one.name}: {one.rows} rows")
         return tuple(totals[name] for name in sorted(totals))
 
+    def put_back(self, connection: Connection, taken: TakenOff) -> None:
+        """All but the checks of foreign keys. ``connection`` is the target's."""
+        for done in [self._pool.submit(_execute, statement) for statement in taken.indexes]:
+            done.result()
+        for statement in (*taken.keys, *taken.foreign):
+            connection.execute(statement.encode())
+
     @contextlib.contextmanager
-    def analyzing(self, names: Iterable[str]) -> Generator[None]:
-        """Statistics of the masked tables are taken for as long as the context is open."""
-        begun = [self._pool.submit(_analyze, name) for name in names]
-        yield
-        for one in begun:
+    def finishing(self, taken: TakenOff, names: Iterable[str]) -> Generator[list[str]]:
+        """Foreign keys are checked, and statistics of the tables taken, for as long as the context is open. Then the
+        list has the foreign keys that rows do not keep to."""
+        broken: list[str] = []
+        checks = {name: self._pool.submit(_keeps_to, check) for name, check in taken.checks.items()}
+        statistics = [self._pool.submit(_execute, f"ANALYZE {qualified(name)}") for name in names]
+        yield broken
+        for one in statistics:
             one.result()
+        broken += [name for name, check in checks.items() if not check.result()]
 
 
 def _pages(connection: Connection, table: str) -> int:

@@ -23,6 +23,7 @@ from dr_platform.masking.canaries import Canaries, Canary
 from dr_platform.masking.classification import IDENTIFIERS, Classification, Column, Holds, Table
 from dr_platform.masking.people import Roster, RosterFile
 from dr_platform.masking.port import Access, Gate, Masked, NotMaskable, Run, SameDatabase
+from dr_platform.masking.postgresql_indexes import take_off
 from dr_platform.masking.seals import KeyRing, place_of
 from dr_platform.masking.sql import INTEGERS, qualified, quoted
 from dr_platform.reference_service.cipher import Undecryptable
@@ -57,6 +58,8 @@ class PostgresMasking:
         self._made = False
         self._workers: pg.Workers | None = None
         self._anonymity: tuple[Anonymity, ...] = ()
+        self._broken: Sequence[str] = ()
+        """Foreign keys that masked rows do not keep to."""
         with pg.connect(source) as connection:
             self._schema = pg.read_schema(connection)
 
@@ -185,9 +188,11 @@ class PostgresMasking:
         with pg.connect(self._target) as connection, contextlib.closing(self):
             workers = self._hired(run.roster)
             with pg.open_for_loading(connection, list(tables)):
+                taken = take_off(connection, tables)
                 done = workers.carry_over(plans, run.recipe, run.progress)
+                workers.put_back(connection, taken)
                 pg.rechain(connection, self._known)
-            with workers.analyzing(tables):
+            with workers.finishing(taken, tables) as self._broken:
                 pg.advance_sequences(connection, plans)
                 self._anonymity = tuple(
                     anonymise(connection, name, table, self._schema, self._known.k)
@@ -259,7 +264,7 @@ class PostgresMasking:
         )
 
     def _orphans(self, target: pg.Connection) -> Gate:
-        broken, total = [], 0
+        broken, total = [*self._broken], 0
         tables = self._masked_tables()
         for key in self._schema.foreign:
             if key.table in tables and key.parent in tables:

@@ -22,6 +22,7 @@ from dr_platform.masking.canaries import Canaries, search
 from dr_platform.masking.classification import Classification, Column, Holds, Table, unclassified
 from dr_platform.masking.people import Roster, RosterFile
 from dr_platform.masking.port import Access, Masked, NotMaskable, Run, SameDatabase, TargetExists
+from dr_platform.masking.postgresql_indexes import take_off
 from dr_platform.masking.postgresql_run import PostgresMasking
 from dr_platform.masking.recipe import Profile, Recipe
 from dr_platform.masking.seals import KeyRing
@@ -251,6 +252,80 @@ def _by_server(
         connection.execute("SELECT set_config(%s, %s, false)", (setting, pad))
     query = f"WITH {expressions.keys()} SELECT {masked} FROM k, {table} t{expressions.lateral()}"
     return connection.execute(query.encode()).fetchone()[0]
+
+
+# Indexes and keys while rows are loaded
+
+
+KEYED = """
+CREATE SCHEMA "Odd one";
+CREATE TABLE "Odd one".parent (
+    id bigint PRIMARY KEY,
+    code text COLLATE "C" CONSTRAINT "its code" UNIQUE NULLS NOT DISTINCT,
+    later int UNIQUE DEFERRABLE INITIALLY DEFERRED,
+    span int4range, EXCLUDE USING gist (span WITH &&)
+);
+CREATE TABLE "Odd one".child (
+    n int, parent bigint REFERENCES "Odd one".parent ON DELETE CASCADE,
+    of text, note text,
+    PRIMARY KEY (n, parent) INCLUDE (of),
+    CONSTRAINT late FOREIGN KEY (of) REFERENCES "Odd one".parent (code) DEFERRABLE INITIALLY DEFERRED NOT VALID
+);
+CREATE INDEX lower_note ON "Odd one".child (lower(note) text_pattern_ops) WITH (fillfactor = 70) WHERE n > 0;
+CREATE UNIQUE INDEX told ON "Odd one".child (note);
+COMMENT ON INDEX "Odd one".told IS 'something about it';
+CREATE TABLE "Odd one".grouped (id int PRIMARY KEY, name text);
+CREATE VIEW "Odd one".rests_on_a_key AS SELECT id, name FROM "Odd one".grouped GROUP BY id;
+CREATE TABLE "Odd one".outside (parent bigint REFERENCES "Odd one".parent);
+CREATE TABLE "Odd one".parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE "Odd one".part PARTITION OF "Odd one".parts FOR VALUES FROM (0) TO (9);
+"""
+STANDING = """
+SELECT format('%s %s', conrelid::regclass, conname), pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = '"Odd one"'::regnamespace
+UNION ALL SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) || indisvalid::text || indisprimary::text
+FROM pg_index JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = '"Odd one"'::regnamespace
+"""
+
+
+@pytest.fixture
+def keyed(server: PostgresServer) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server.new_database(), autocommit=True) as connection:
+        connection.execute(KEYED)
+        yield connection
+
+
+def test_what_is_taken_off_for_loading_comes_back_as_it_was(keyed: psycopg.Connection) -> None:
+    before = set(keyed.execute(STANDING).fetchall())
+    taken = take_off(keyed, [f"Odd one.{name}" for name in ("parent", "child", "grouped", "parts", "part")])
+    gone = {name for name, _ in before} - {name for name, _ in keyed.execute(STANDING).fetchall()}
+    assert {name.split(".")[1].split()[-1].strip('"') for name in gone} == {
+        *("parent_pkey", "code", "parent_later_key", "child_pkey", "lower_note"),
+        *("child_parent_fkey", "late", "outside_parent_fkey"),
+    }
+    for statement in (*taken.indexes, *taken.keys, *taken.foreign, *taken.checks.values()):
+        keyed.execute(statement.encode())
+    assert set(keyed.execute(STANDING).fetchall()) == before
+
+
+def test_rows_without_their_parent_are_told_by_the_gate_of_foreign_keys(
+    server: PostgresServer, rings, tmp_path: Path
+) -> None:
+    url = server.new_database()
+    with psycopg.connect(url) as connection:
+        connection.execute(masking_data.SCHEMA)
+    masking_data.fill(url, patients=20, messages=60)
+    with psycopg.connect(url) as connection:
+        connection.execute("SET session_replication_role = replica")  # as a damaged database has them
+        connection.execute("DELETE FROM clinic.patients WHERE id = (SELECT patient_id FROM clinic.messages LIMIT 1)")
+    engine = masking(access(server, name_of(url)), access(server, "orphaned"), tmp_path, rings)
+    try:
+        gates = engine.gates(run(engine, tmp_path / "run", rings, KEY, Profile.SAFE_HARBOR))
+        (gate,) = (gate for gate in gates if gate.name.endswith("foreign keys"))
+        assert gate.passed is False
+        assert "messages_patient_id_fkey" in gate.detail
+    finally:
+        engine.discard()
 
 
 # Refusals: before anything is written
