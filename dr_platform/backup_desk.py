@@ -37,7 +37,7 @@ from dr_platform.backups.recovery_kit import plant
 from dr_platform.backups.restore import Restored, RestorePlan
 from dr_platform.backups.retention import Plan
 from dr_platform.backups.source import Source
-from dr_platform.backups.switch import RESTORED, NoSwitch
+from dr_platform.backups.switch import RESTORED, NoSwitch, subject_of
 from dr_platform.catalog import Database, DataClass, Engine
 from dr_platform.clock import Clock
 from dr_platform.databases.access import read_login
@@ -492,10 +492,6 @@ def _requester(platform: Platform) -> Person:
 
 def _ended_before(record: Record, moment: datetime) -> bool:
     return record.created_at + timedelta(seconds=record.duration_s) < moment
-
-
-def subject_of(database: str) -> str:
-    return f"backups/{database}"
 
 
 def restore_subject(plan: RestorePlan) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from dr_platform.backup_desk import BackupDesk, require_approval, subject_of
+from dr_platform.backup_desk import BackupDesk, require_approval
 from dr_platform.backups.port import Standing
 from dr_platform.backups.switch import (
     NOT_OURS,
@@ -30,6 +30,7 @@ from dr_platform.backups.switch import (
     SwitchRefused,
     decide,
     origin_of,
+    subject_of,
 )
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.health import database_verdict, schema_verdict, service_verdict

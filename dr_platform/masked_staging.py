@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import secrets as random_source
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from dr_platform.backups.switch import MASKED, subject_of
 from dr_platform.catalog import DataClass, Engine
 from dr_platform.databases.access import read_login
 from dr_platform.databases.port import Endpoint
@@ -33,6 +34,8 @@ EVIDENCE = "masking"
 """Kind of the entries of the evidence log: counts and names, never a value."""
 KEY_CATEGORY = "encryption-keys"
 LIVE = "live"
+_SWITCHED = frozenset({Engine.POSTGRESQL, Engine.REDIS})
+"""Engines in which one database takes another one's place: see ``database_switch``."""
 _LET_IN = frozenset({Engine.POSTGRESQL, Engine.SCYLLADB})
 """Engines whose schema admits the application's login. Elsewhere its rights name the database, and are given
 with the login: see ``switch``."""
@@ -117,6 +120,9 @@ def mask_into(
     report = mask(parts, order, platform.clock, progress)
     if report.passed:
         _let_application_in(into, parts)
+        for name, database in report.databases.items():
+            body = {"run": run_id, "source": source.name, "profile": profile.value, "into": database}
+            into.evidence.append(MASKED, subject_of(name), actor, body)
     failed = [gate.name for gate in report.gates if gate.passed is not True]
     ended = {"state": "passed" if report.passed else "refused", "rows": report.rows, "failed": failed}
     platform.evidence.append(EVIDENCE, subject, actor, {**told, **ended})
@@ -133,16 +139,36 @@ def _let_application_in(into: Platform, parts: list[Part]) -> None:
 def switch(into: Platform, report: Report) -> tuple[str, ...]:
     """What a person does to let the environment's services read the new databases, in order; empty where
     there is nothing to read. Masking itself changes no environment's settings."""
+    if not report.passed:
+        return ()
+    engines = {name: into.catalog.databases[name].engine for name in report.databases}
+    by_command = [name for name in report.databases if engines[name] in _SWITCHED]
+    others = {name: entry for name, entry in report.databases.items() if name not in by_command}
+    return (
+        *(f"run `{_drp(into)} switch {name} --to {report.databases[name]}`" for name in by_command),
+        *_by_hand(into, others, {name for name in others if engines[name] not in _LET_IN}),
+    )
+
+
+def _drp(platform: Platform) -> str:
+    """The command line that names this platform."""
+    environment, runtime = platform.environment, platform.binding.runtime
+    return f"drp --env {environment.name}{'' if runtime == environment.runtime else f' --runtime {runtime}'}"
+
+
+def _by_hand(into: Platform, entries: Mapping[str, str], unknown_there: Collection[str]) -> tuple[str, ...]:
+    """For databases that have no switch; the application's login is not admitted to some of them yet."""
     name = into.environment.name
-    entries = {n: d for n, d in report.databases.items() if into.catalog.databases[n].engine is not Engine.REDIS}
-    if not report.passed or not entries:
+    if not entries:
         return ()
     if into.binding.databases != "endpoints":
-        return (f"nothing: servers of {name} on this machine go on under the names in database.yaml",)
+        return (
+            f"{', '.join(entries)}: nothing, servers of {name} on this machine go on under the names in database.yaml",
+        )
     steps = [
         f"give the application's login of {database} the right to read and write {entry}"
         for database, entry in entries.items()
-        if into.catalog.databases[database].engine not in _LET_IN
+        if database in unknown_there
     ]
     for database, entry in entries.items():
         there = into.endpoint(into.catalog.databases[database])
@@ -161,23 +187,24 @@ def plan(platform: Platform, source: MaskSource, into: Platform, profile: Profil
     order = Order(run_id, recipe, KeyRing.of(platform.secrets), KeyRing.of(into.secrets))
     with engines(parts, order) as found:
         refuse(found)
+        planned = {engine.name: _planned(part.known, engine.into) for part, engine in found}
     return {
         "source": source.name,
         "into": into.environment.name,
         "profile": profile.value,
-        "databases": {part.source.name: _planned(part) for part in parts},
+        "databases": planned,
     }
 
 
-def _planned(part: Part) -> dict[str, Any]:
-    tables = part.known.tables
+def _planned(known: Classification, into: str) -> dict[str, Any]:
+    tables = known.tables
     classes = Counter(c.holds.value for t in tables.values() if t.is_masked for c in t.columns.values())
     return {
-        "target": part.target.endpoint.database,
+        "target": into,
         "masked": sorted(name for name, table in tables.items() if table.is_masked),
         "dropped": {name: table.why for name, table in sorted(tables.items()) if not table.is_masked},
         "columns": dict(sorted(classes.items())),
-        "k": part.known.k,
+        "k": known.k,
     }
 
 

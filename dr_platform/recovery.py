@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from dr_platform.backup_desk import REMOVED, TAKEN, BackupDesk, subject_of
+from dr_platform.backup_desk import REMOVED, TAKEN, BackupDesk
 from dr_platform.backups.catalogue import UNPROVED, Listing, Record, State
 from dr_platform.backups.policy import BackupPolicy
+from dr_platform.backups.switch import subject_of
 from dr_platform.drill import DRILLED, SUBJECT
 from dr_platform.errors import PlatformError
 from dr_platform.evidence import Entry

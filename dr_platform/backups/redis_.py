@@ -44,7 +44,7 @@ from dr_platform.databases.access import CONNECT_TIMEOUT_S, Login, certificate_a
 from dr_platform.databases.embedded import redis_program
 from dr_platform.databases.embedded.cache import EngineCache
 from dr_platform.databases.port import Endpoint, ServerInfo
-from dr_platform.databases.redis_ import HISTORY_KEY, RedisDatabase
+from dr_platform.databases.redis_ import HISTORY_KEY, RedisDatabase, free_numbers, logical_databases
 from dr_platform.databases.schema import version_key
 from dr_platform.identity import new_id
 
@@ -126,14 +126,13 @@ def _refuse_cluster(source: Source, live: RedisDatabase) -> None:
 
 
 def _free_number(source: Source, live: RedisDatabase, name: str) -> int:
-    databases = int(_untyped(live).config_get("databases")["databases"])
-    used = {int(found.removeprefix("db")) for found in _untyped(live).info("keyspace")} | {0}
-    free = [number for number in range(databases) if number not in used]
+    client = _untyped(live)
+    databases, free = logical_databases(client), free_numbers(client)
     remedy = f"name a free one: {', '.join(map(str, free[:10])) or 'there is none'}"
     if not name.isdecimal() or int(name) >= databases:
         why = f"Redis numbers its databases from 0 to {databases - 1}"
         raise TargetRefused(source.name, name, why, remedy)
-    if int(name) in used:
+    if int(name) not in free:
         raise TargetRefused(source.name, name, "it is the live database or has keys", remedy)
     return int(name)
 

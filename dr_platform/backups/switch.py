@@ -19,6 +19,7 @@ from dr_platform.evidence import Entry
 
 RESTORED = "backup-restored"
 SWITCHED = "database-switched"
+MASKED = "masked-database-made"
 STAMP = "%Y%m%dt%H%M%Sz"
 """How a moment in UTC stands in the name of a database."""
 
@@ -94,14 +95,22 @@ class SwitchInterrupted(TemporaryFailure):
         self.next_step = "repeat the same command: it carries it out, or says that it is done"
 
 
+def subject_of(database: str) -> str:
+    """Of entries about what is made of a database: its backups, what is restored from them, and masked ones."""
+    return f"backups/{database}"
+
+
+_SINCE_WHEN = "what was written since"
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a database beside the live one comes from, by what the evidence log says."""
 
     what: str
     """For people; empty where nothing is known."""
-    since: str = ""
-    """From when on the live database was written to and this one was not."""
+    lost: str = f"{_SINCE_WHEN} a moment that is not known"
+    """What the live database has and this one has not."""
     objection: str = ""
     """Why it may not simply be taken."""
 
@@ -117,7 +126,10 @@ def origin_of(entries: Iterable[Entry], to: str) -> Origin:
         if entry.kind == RESTORED and body.get("into") == to:
             found = _restored(body, entry.at)
         elif entry.kind == SWITCHED and body.get("before") == to:
-            found = Origin(f"was live until {_minute(entry.at)}", _minute(entry.at))
+            found = Origin(f"was live until {_minute(entry.at)}", f"{_SINCE_WHEN} {_minute(entry.at)}")
+        elif entry.kind == MASKED and body.get("into") == to:
+            what = f"masked from {body.get('source')} at {_minute(entry.at)}, and every gate passed"
+            found = Origin(what, "all of it, the masked data is another environment's")
     return found
 
 
@@ -125,10 +137,11 @@ def _restored(body: Any, at: datetime) -> Origin:
     what, moment = f"restored from {body.get('backup')} at {_minute(at)}", body.get("moment")
     if moment:
         objection = f"it was brought to {moment}, where there was nothing to compare it with"
-        return Origin(f"{what}, brought to {moment}", str(moment), objection)
+        return Origin(f"{what}, brought to {moment}", f"{_SINCE_WHEN} {moment}", objection)
+    lost = f"{_SINCE_WHEN} {body.get('taken', 'a moment that is not known')}"
     if body.get("equal") is not True:
-        return Origin(what, str(body.get("taken", "")), "not everything of it could be compared with its source")
-    return Origin(f"{what}, equal to its source", str(body.get("taken", "")))
+        return Origin(what, lost, "not everything of it could be compared with its source")
+    return Origin(f"{what}, equal to its source", lost)
 
 
 def _minute(at: datetime) -> str:
@@ -157,12 +170,11 @@ class SwitchPlan:
         return "sha256:" + hashlib.sha256(canonical(bound)).hexdigest()
 
     def lines(self) -> tuple[str, ...]:
-        since = f"since {self.origin.since}" if self.origin.since else "since a moment that is not known"
         using = ", ".join(self.services) or "no service of the catalog"
         return (
             f"live now: {_described(self.live)}",
             f"goes live: {_described(self.target)}; {self.origin.what or 'nothing is known of where it comes from'}",
-            f"lost to everybody who uses it: what was written {since}; it stays in {self.kept_as} alone",
+            f"lost to everybody who uses it: {self.origin.lost}; it stays in {self.kept_as} alone",
             f"noticed by {using}: {self.interruption}",
             f"what is live now is kept as {self.kept_as}, nothing is dropped",
             f"back again: drp switch {self.database} --to {self.kept_as}",

@@ -42,6 +42,7 @@ from dr_platform.databases.port import (
     AccessDenied,
     AppliedStep,
     DatabaseUnreachable,
+    Endpoint,
     Finding,
     SchemaStep,
     Script,
@@ -105,6 +106,28 @@ def commands_of(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(commands)
 
 
+def number_of(endpoint: Endpoint) -> int:
+    """The logical database: 0 has the live data, whose name in the catalog is none; a copy's name is its number."""
+    return int(endpoint.database) if endpoint.database.isdecimal() else 0
+
+
+def logical_databases(client: Any) -> int:
+    """How many a server has; where a provider lets nobody ask, as many as the server's default."""
+    if client.info("cluster")["cluster_enabled"]:
+        return 1
+    try:
+        told = client.config_get("databases")
+    except redis.ResponseError:
+        return 16
+    return int(told.get("databases") or told[b"databases"])
+
+
+def free_numbers(client: Any) -> list[int]:
+    """Logical databases without keys, besides that of the live data."""
+    used = {int(name.removeprefix("db")) for name in client.info("keyspace")} | {0}
+    return [number for number in range(logical_databases(client)) if number not in used]
+
+
 class RedisDatabase(RepeatableSteps[tuple[str, ...]]):
     """A ``ManagedDatabase`` on Redis. Connects at once and again by itself; for any number of threads."""
 
@@ -131,6 +154,7 @@ class RedisDatabase(RepeatableSteps[tuple[str, ...]]):
         return redis.Redis(
             host=self.endpoint.host,
             port=self.endpoint.port,
+            db=number_of(self.endpoint),
             username=login.username if login else None,
             password=login.password if login else None,
             socket_connect_timeout=CONNECT_TIMEOUT_S,

@@ -51,6 +51,10 @@ class Engine(ABC):
         self._opened, self._sealing = opened, sealing
         self._open()
 
+    @property
+    def into(self) -> str:
+        return self._target_access.endpoint.database
+
     @abstractmethod
     def _open(self) -> None:
         """Connect."""

@@ -123,6 +123,11 @@ class EngineMasking(Protocol):
 
     name: str
 
+    @property
+    def into(self) -> str:
+        """What the target is called on its server."""
+        ...
+
     def schema(self) -> Mapping[str, tuple[str, ...]]:
         """Tables of the source with every column or path that occurs."""
 

@@ -63,6 +63,10 @@ class PostgresMasking:
         with pg.connect(source) as connection:
             self._schema = pg.read_schema(connection)
 
+    @property
+    def into(self) -> str:
+        return self._target.endpoint.database
+
     def schema(self) -> Mapping[str, tuple[str, ...]]:
         found = dict(self._schema.columns)
         with pg.connect(self._source) as connection:

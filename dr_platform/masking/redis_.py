@@ -1,4 +1,4 @@
-"""Masking Redis: key by key into an empty server. Most kinds of keys are dropped, because what they hold
+"""Masking Redis: key by key into a logical database of its own. Most kinds of keys are dropped, because what they hold
 is computed again.
 
 Here: the engine's part of ``EngineMasking``. Not here: what a value becomes (``rows``).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import redis
 
 from dr_platform.databases.access import CONNECT_TIMEOUT_S, QUERY_TIMEOUT_S, certificate_authorities, is_loopback
-from dr_platform.databases.redis_ import RedisDatabase
+from dr_platform.databases.redis_ import RedisDatabase, free_numbers, number_of
 from dr_platform.databases.schema import migrate
 from dr_platform.masking.by_table import Engine
 from dr_platform.masking.canaries import Canaries
@@ -42,6 +43,7 @@ def open_client(access: Access) -> redis.Redis:
     return redis.Redis(
         host=access.endpoint.host,
         port=access.endpoint.port,
+        db=number_of(access.endpoint),
         username=access.login.username,
         password=access.login.password,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -81,6 +83,11 @@ class RedisMasking(Engine):
         self._source: Any = open_client(self._source_access)
         self._target: Any = open_client(self._target_access)
         self._made = False
+        if free := free_numbers(self._target):
+            self._target.close()
+            endpoint = replace(self._target_access.endpoint, database=str(free[-1]))
+            self._target_access = replace(self._target_access, endpoint=endpoint)
+            self._target = open_client(self._target_access)
 
     @cached_property
     def _patterns(self) -> tuple[KeyPattern, ...]:
@@ -113,6 +120,11 @@ class RedisMasking(Engine):
     def refuse_problems(self) -> None:
         if _run_id(self._source) == _run_id(self._target):
             raise SameDatabase(self.name)
+        self._require_empty()
+
+    def _require_empty(self) -> None:
+        if self._target.dbsize():
+            raise TargetExists(self.name, f"{self._target_access.endpoint.address}, database {self.into}")
 
     def plant(self, canaries: Canaries) -> int:
         planted, cipher, seen = 0, self._opened.cipher(), set()
@@ -135,8 +147,7 @@ class RedisMasking(Engine):
         """A cache links nothing to anybody."""
 
     def make_target(self) -> None:
-        if self._target.dbsize():
-            raise TargetExists(self.name, self._target_access.endpoint.address)
+        self._require_empty()
         self._made = True
         access = self._target_access
         with contextlib.closing(RedisDatabase(access.database, access.endpoint, access.login)) as database:

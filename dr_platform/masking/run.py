@@ -162,7 +162,7 @@ def mask(parts: Sequence[Part], order: Order, clock: Clock, progress: Progress =
         except BaseException:
             _discard(found)
             raise
-        databases = {part.source.name: part.target.endpoint.database for part, _ in found}
+        databases = {engine.name: engine.into for _, engine in found}
         report = Report(
             order.id, order.recipe.profile, order.recipe.key_id, tables, gates, databases, clock.monotonic() - began
         )

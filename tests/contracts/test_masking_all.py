@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from dr_platform.catalog import Engine
 from dr_platform.clock import SystemClock
@@ -18,7 +20,7 @@ from dr_platform.databases.access import Login, read_login
 from dr_platform.databases.cql import CqlDatabase
 from dr_platform.databases.mongodb import MongoDatabase
 from dr_platform.databases.port import Endpoint
-from dr_platform.databases.redis_ import RedisDatabase
+from dr_platform.databases.redis_ import HISTORY_KEY, RedisDatabase
 from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.masking import postgresql as pg
 from dr_platform.masking.canaries import Canaries
@@ -196,7 +198,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Part]]
                 migrate(db, steps(name))
                 fill(db, cipher)
             found[name] = Part(access, target, KNOWN[name], steps(name))
+        with open_client(found["redis"].target) as live:
+            live.set("presence:somebody", "in staging")
         yield found
+
+
+def masked_redis(parts: dict[str, Part]) -> Redis:
+    """The highest number of sixteen, none of which has keys but the one of what is live there."""
+    target = parts["redis"].target
+    return open_client(replace(target, endpoint=replace(target.endpoint, database="15")))
 
 
 @pytest.fixture(scope="module")
@@ -236,13 +246,22 @@ def test_one_person_is_one_person_in_all_four_databases(report: Report, parts: d
         rows = list(db.session.execute("SELECT conversation_id, account_id FROM conversations"))
         assert {derived_key("account", one) for one in masked} <= {row.account_id for row in rows}
         assert talked <= {str(row.conversation_id) for row in rows}
-    client = open_client(parts["redis"].target)
+    client = masked_redis(parts)
     present = {key.decode().partition(":")[2] for key in client.scan_iter("presence:*")}
     assert masked <= present
     assert not list(client.scan_iter("cache:answer:*"))
     waiting = {f"queue:task:{task.decode()}" for task in client.lrange("queue:tasks:waiting", 0, -1)}
     assert waiting <= {key.decode() for key in client.scan_iter("queue:task:*")}
     client.close()
+
+
+def test_what_is_live_in_the_redis_of_staging_stays_and_the_report_names_the_number_beside_it(
+    report: Report, parts: dict[str, Part]
+) -> None:
+    assert report.databases["redis"] == "15"
+    with open_client(parts["redis"].target) as live, masked_redis(parts) as masked:
+        assert live.keys() == [b"presence:somebody"]
+        assert masked.hkeys(HISTORY_KEY)
 
 
 def test_staging_opens_what_is_sealed_and_reads_no_name_in_it(report: Report, parts: dict[str, Part]) -> None:

@@ -20,10 +20,18 @@ from click.testing import Result
 from psycopg import sql
 from typer.testing import CliRunner
 
-from dr_platform.backup_desk import BackupDesk, subject_of
+from dr_platform.backup_desk import BackupDesk
 from dr_platform.backups.port import Kind, Standing
 from dr_platform.backups.postgresql.switch import ATTEMPTS, PostgresSwitching
-from dr_platform.backups.switch import SWITCHED, AlreadyDone, NotConfirmed, NotSwitched, ReasonNeeded, SwitchRefused
+from dr_platform.backups.switch import (
+    SWITCHED,
+    AlreadyDone,
+    NotConfirmed,
+    NotSwitched,
+    ReasonNeeded,
+    SwitchRefused,
+    subject_of,
+)
 from dr_platform.catalog import Database, Engine
 from dr_platform.cli import backup_verbs, switch_verbs
 from dr_platform.clock import SystemClock

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dr_platform.backups.port import LastSwitch, Occupant, Standing
 from dr_platform.backups.switch import (
+    MASKED,
     NOT_OURS,
     RESTORED,
     SWITCHED,
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.unit
 AT = datetime(2026, 11, 26, 14, 5, tzinfo=UTC)
 LIVE = Occupant("app", "16001", "80 MB", "1.3.0", 12, AT)
 COPY = Occupant("app_restored", "16002", "79 MB", "1.3.0", 0, AT)
-OURS = Origin("restored from b-1, equal to its source", "2026-11-26 02:15 UTC")
+OURS = Origin("restored from b-1, equal to its source", "what was written since 2026-11-26 02:15 UTC")
 BEFORE = "app_before_20261126t140500z"
 
 
@@ -113,7 +114,7 @@ RESTORE = {"backup": "b-1", "into": "app_restored", "taken": "2026-11-26 02:15 U
 
 def test_the_evidence_log_knows_what_was_restored_and_proved_equal() -> None:
     found = origin_of(entries((RESTORED, RESTORE)), "app_restored")
-    assert (found.since, found.objection) == ("2026-11-26 02:15 UTC", "")
+    assert (found.lost, found.objection) == ("what was written since 2026-11-26 02:15 UTC", "")
     assert "b-1" in found.what
 
 
@@ -130,11 +131,18 @@ def test_what_was_not_proved_equal_is_an_objection(body: dict[str, Any], objecti
     assert objection in origin_of(entries((RESTORED, body)), "app_restored").objection
 
 
+def test_a_masked_database_that_passed_may_go_live_and_is_said_to_hold_other_data() -> None:
+    body = {"into": "app_mask_1", "source": "production-backup", "run": "mask-1"}
+    found = origin_of(entries((RESTORED, RESTORE), (MASKED, body)), "app_mask_1")
+    assert (found.objection, found.lost[:9]) == ("", "all of it")
+    assert "production-backup" in found.what
+
+
 def test_what_was_live_may_go_live_again_and_loses_what_was_written_since() -> None:
     log = entries((RESTORED, RESTORE), (SWITCHED, {"to": "app_restored", "before": BEFORE}))
     found = origin_of(log, BEFORE)
     assert found.objection == ""
-    assert found.since == f"{log[-1].at:%Y-%m-%d %H:%M} UTC"
+    assert found.lost == f"what was written since {log[-1].at:%Y-%m-%d %H:%M} UTC"
 
 
 def test_the_last_entry_about_a_name_counts() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dr_platform.backup_desk import TAKEN, subject_of
+from dr_platform.backup_desk import TAKEN
 from dr_platform.backup_store import bucket_of
 from dr_platform.backups.drill import Attempt, Drill, Returned, State
 from dr_platform.backups.keys import KeyRing, NoIdentity, NothingToSignWith
@@ -20,6 +20,7 @@ from dr_platform.backups.port import Kind
 from dr_platform.backups.proof import Budget, Prover
 from dr_platform.backups.reading import BackupReader
 from dr_platform.backups.recovery_kit import plant, signers
+from dr_platform.backups.switch import subject_of
 from dr_platform.catalog import Database, DataClass
 from dr_platform.clock import Clock, ManualClock
 from dr_platform.drill import DRILLED, IDENTITY, DisasterDrill, DrillRuns, EscrowKeys, identity_of

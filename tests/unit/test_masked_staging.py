@@ -93,24 +93,29 @@ def report(**databases: str) -> Report:
 
 def test_a_passed_run_says_how_to_switch_and_the_catalog_takes_what_it_says(tmp_path: Path) -> None:
     staging = platform("staging", tmp_path, runtime=None)
-    steps = masked_staging.switch(staging, report(postgres="therapy_mask_1", mongodb="sessions_mask_1", redis="x"))
+    made = {"postgres": "therapy_mask_1", "mongodb": "sessions_mask_1", "scylladb": "talks_mask_1", "redis": "15"}
+    steps = masked_staging.switch(staging, report(**made))
+    assert steps[:2] == (
+        "run `drp --env staging switch postgres --to therapy_mask_1`",
+        "run `drp --env staging switch redis --to 15`",
+    )
     assert [step for step in steps if "right to read" in step] == [
         "give the application's login of mongodb the right to read and write sessions_mask_1"
     ]
-    (entry,) = re.findall(r"`postgres: (\S+)`", " ".join(steps))
-    assert "redis" not in " ".join(steps)
+    (entry,) = re.findall(r"`scylladb: (\S+)`", " ".join(steps))
     catalog = tmp_path / "catalog"
     shutil.copytree(SHIPPED, catalog)
     file = catalog / "environments" / "staging.yaml"
-    file.write_text(file.read_text(encoding="utf-8").replace("postgres: postgres:5432", f"postgres: {entry}"), "utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace("scylladb: scylladb:9042", f"scylladb: {entry}"), "utf-8")
     switched = Platform.open("staging", catalog=catalog, state=tmp_path)
-    there = switched.endpoint(switched.catalog.databases["postgres"])
-    assert (there.host, there.port, there.database) == ("postgres", 5432, "therapy_mask_1")
-    before = staging.endpoint(staging.catalog.databases["postgres"])
-    assert before.database == staging.catalog.databases["postgres"].database
+    there = switched.endpoint(switched.catalog.databases["scylladb"])
+    assert (there.host, there.port, there.database) == ("scylladb", 9042, "talks_mask_1")
+    before = staging.endpoint(staging.catalog.databases["scylladb"])
+    assert before.database == staging.catalog.databases["scylladb"].database
 
 
 def test_there_is_nothing_to_switch_to_where_a_gate_failed_or_servers_are_of_this_machine(tmp_path: Path) -> None:
     assert masked_staging.switch(platform("staging", tmp_path, runtime=None), report()) == ()
-    (told,) = masked_staging.switch(platform("staging", tmp_path), report(postgres="therapy_mask_1"))
-    assert told.startswith("nothing")
+    switched, told = masked_staging.switch(platform("staging", tmp_path), report(mongodb="m", postgres="p"))
+    assert switched == "run `drp --env staging --runtime local switch postgres --to p`"
+    assert told.startswith("mongodb: nothing")
