@@ -12,7 +12,7 @@ import contextlib
 import functools
 import gc
 import multiprocessing
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -504,37 +504,43 @@ def between(query: str, low: int, high: int) -> str:
     return query.replace(_LOW, str(low)).replace(_HIGH, str(high))
 
 
-class Workers:
-    """Two processes that read one snapshot of the source, from the first person to the last row. To be closed."""
+class Snapshot:
+    """The source as it was at one moment, whoever writes to it meanwhile. To be closed."""
 
-    def __init__(self, source: Access, job_of: Callable[[str], Job]) -> None:
-        """``job_of`` makes the job for the name of the exported snapshot."""
-        with contextlib.ExitStack() as stack:
-            self._holder = stack.enter_context(connect(source))
-            stack.enter_context(self._holder.transaction())
-            self._holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            snapshot = self._holder.execute("SELECT pg_export_snapshot()").fetchone()
-            job = job_of(snapshot[0] if snapshot else "")
-            # Spawned, not forked: drivers of other engines have threads in this process.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(job,))
-            stack.callback(self._pool.shutdown, cancel_futures=True)
-            self._stack = stack.pop_all()
+    def __init__(self, source: Access) -> None:
+        self.connection = connect(source)
+        self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        exported = self.connection.execute("SELECT pg_export_snapshot()").fetchone()
+        self.name = str(exported[0]) if exported else ""
 
     def close(self) -> None:
-        self._stack.close()
+        self.connection.close()
+
+
+class Workers:
+    """Two processes that read one snapshot of the source, from the first person to the last row. To be closed
+    before it."""
+
+    def __init__(self, snapshot: Snapshot, job: Job) -> None:
+        self._source = snapshot.connection
+        # Spawned, not forked: drivers of other engines have threads in this process.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(job,))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def fill_roster(self, known: Classification) -> None:
         """Read the tables of people, and those that link something to people."""
         told = [name for name, table in known.tables.items() if table.is_masked and (table.people or table.links)]
-        tasks = [(name, *span) for name in told for span in ranges(_pages(self._holder, name))]
+        tasks = [(name, *span) for name in told for span in ranges(_pages(self._source, name))]
         for done in as_completed([self._pool.submit(_tell, *task) for task in tasks]):
             done.result()
 
     def carry_over(self, plans: Sequence[TablePlan], recipe: Recipe, progress: Progress = silent) -> tuple[Masked, ...]:
         """Run all plans."""
         totals: dict[str, Masked] = {}
-        tasks = [(plan, recipe, *span) for plan in plans for span in ranges(_pages(self._holder, plan.name))]
+        tasks = [(plan, recipe, *span) for plan in plans for span in ranges(_pages(self._source, plan.name))]
         # Long ranges first, those that pass through Python before the others.
         ordered = sorted(tasks, key=lambda task: (not task[0].by_python, task[2]))
         for done in as_completed([self._pool.submit(_carry, *task) for task in ordered]):

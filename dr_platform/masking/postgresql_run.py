@@ -57,6 +57,7 @@ class PostgresMasking:
         self._opened, self._sealing = opened, sealing
         self._made = False
         self._workers: pg.Workers | None = None
+        self._snapshot: pg.Snapshot | None = None
         self._anonymity: tuple[Anonymity, ...] = ()
         self._broken: Sequence[str] = ()
         """Foreign keys that masked rows do not keep to."""
@@ -163,11 +164,16 @@ class PostgresMasking:
     def _hired(self, roster: RosterFile) -> pg.Workers:
         """Workers stay from the first person to the last row."""
         if self._workers is None:
+            seen = self._seen()
             facts = (roster, self._opened, self._sealing, self._masked_tables())
-            self._workers = pg.Workers(
-                self._source, lambda snapshot: pg.Job(self._source, self._target, snapshot, *facts)
-            )
+            self._workers = pg.Workers(seen, pg.Job(self._source, self._target, seen.name, *facts))
         return self._workers
+
+    def _seen(self) -> pg.Snapshot:
+        """What is masked, and what the result is compared with: a live source is written to all the time."""
+        if self._snapshot is None:
+            self._snapshot = pg.Snapshot(self._source)
+        return self._snapshot
 
     def make_target(self) -> None:
         pg.make_target(self._target, self._source)
@@ -189,8 +195,7 @@ class PostgresMasking:
         tables = self._masked_tables()
         plans = [pg.plan_table(name, self._schema, table, run.recipe) for name, table in tables.items()]
 
-        with pg.connect(self._target) as connection, contextlib.closing(self):
-            workers = self._hired(run.roster)
+        with pg.connect(self._target) as connection, contextlib.closing(self._hired(run.roster)) as workers:
             with pg.open_for_loading(connection, list(tables)):
                 taken = take_off(connection, tables)
                 done = workers.carry_over(plans, run.recipe, run.progress)
@@ -211,9 +216,10 @@ class PostgresMasking:
             self._made = False
 
     def close(self) -> None:
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
+        for opened in (self._workers, self._snapshot):
+            if opened is not None:
+                opened.close()
+        self._workers = self._snapshot = None
 
     # Proofs
 
@@ -247,7 +253,9 @@ class PostgresMasking:
     def gates(self, masked: tuple[Masked, ...]) -> tuple[Gate, ...]:
         from dr_platform.masking.expectations import expectations_gate
 
-        with pg.connect(self._source) as source, pg.connect(self._target) as target:
+        source = self._seen().connection
+        # A part that is undone lets go of its locks at once, not when the engine is closed.
+        with source.transaction(force_rollback=True), pg.connect(self._target) as target:
             return (
                 self._counts(source, masked),
                 self._orphans(target),

@@ -85,6 +85,11 @@ def run(engine: PostgresMasking, folder: Path, rings, key: bytes, profile: Profi
     return engine.mask(Run(Recipe(profile, key, TODAY), file, *rings))
 
 
+def ended(engine: PostgresMasking) -> None:
+    engine.close()
+    engine.discard()
+
+
 def rows(access: Access, query: str) -> list[tuple]:
     with pg.connect(access) as connection:
         return connection.execute(query.encode()).fetchall()
@@ -98,13 +103,16 @@ def done(
     target = access(server, "masked_expert")
     engine = masking(source, target, folder, rings)
     assert engine.plant(CANARIES) >= 2 * len(CANARIES.people)
-    yield engine, run(engine, folder, rings, KEY, Profile.EXPERT_DETERMINATION), target
-    engine.discard()
+    with contextlib.closing(engine):
+        masked = run(engine, folder, rings, KEY, Profile.EXPERT_DETERMINATION)
+    yield engine, masked, target
+    ended(engine)
 
 
 def test_every_gate_passes(done) -> None:
     engine, masked, _ = done
-    gates = engine.gates(masked)
+    with contextlib.closing(engine):
+        gates = engine.gates(masked)
     assert {gate.name: gate.detail for gate in gates if gate.passed is not True} == {}
     assert len(gates) >= 8
 
@@ -152,7 +160,7 @@ def test_the_same_key_gives_the_same_rows_and_another_key_shares_no_identifier(
             for column in ("id", "email", "mrn"):
                 query = f"SELECT {column} FROM clinic.patients"
                 assert set(rows(first, query)) & set(rows(target, query)) == set()
-        engine.discard()
+        ended(engine)
 
 
 def test_safe_harbor_leaves_years_and_zip_prefixes_alone(
@@ -173,7 +181,7 @@ def test_safe_harbor_leaves_years_and_zip_prefixes_alone(
         None,
     }
     assert all(gate.passed for gate in engine.gates(masked))
-    engine.discard()
+    ended(engine)
     assert ("masked_safe",) not in rows(source, "SELECT datname FROM pg_database")
 
 
@@ -308,6 +316,24 @@ def test_what_is_taken_off_for_loading_comes_back_as_it_was(keyed: psycopg.Conne
     assert set(keyed.execute(STANDING).fetchall()) == before
 
 
+def test_a_source_that_is_written_to_meanwhile_is_compared_as_it_was(
+    server: PostgresServer, rings, tmp_path: Path
+) -> None:
+    url = server.new_database()
+    with psycopg.connect(url) as connection:
+        connection.execute(masking_data.SCHEMA)
+    masking_data.fill(url, patients=300, messages=60)
+    engine = masking(access(server, name_of(url)), access(server, "of_a_moment"), tmp_path, rings)
+    try:
+        masked = run(engine, tmp_path / "run", rings, KEY, Profile.EXPERT_DETERMINATION)
+        with psycopg.connect(url) as connection:
+            connection.execute("DELETE FROM clinic.messages")
+            connection.execute("UPDATE clinic.patients SET sex = NULL")
+        assert {gate.name: gate.detail for gate in engine.gates(masked) if gate.passed is not True} == {}
+    finally:
+        ended(engine)
+
+
 def test_rows_without_their_parent_are_told_by_the_gate_of_foreign_keys(
     server: PostgresServer, rings, tmp_path: Path
 ) -> None:
@@ -325,7 +351,7 @@ def test_rows_without_their_parent_are_told_by_the_gate_of_foreign_keys(
         assert gate.passed is False
         assert "messages_patient_id_fkey" in gate.detail
     finally:
-        engine.discard()
+        ended(engine)
 
 
 # Refusals: before anything is written
@@ -376,12 +402,12 @@ def test_the_source_is_never_the_target_and_an_existing_database_stays(
         engine.refuse_problems()
     with pytest.raises(SameDatabase):
         engine.make_target()
-    engine.discard()
+    ended(engine)
     other = access(server, name_of(server.new_database()))
     engine = masking(source, other, tmp_path, rings)
     with pytest.raises(TargetExists):
         engine.make_target()
-    engine.discard()
+    ended(engine)
     assert rows(other, "SELECT 1") == [(1,)]
 
 
