@@ -144,9 +144,11 @@ def switch(into: Platform, report: Report) -> tuple[str, ...]:
     engines = {name: into.catalog.databases[name].engine for name in report.databases}
     by_command = [name for name in report.databases if engines[name] in _SWITCHED]
     others = {name: entry for name, entry in report.databases.items() if name not in by_command}
+    knowledge = into.knowledge_database.name in report.databases
     return (
         *(f"run `{_drp(into)} switch {name} --to {report.databases[name]}`" for name in by_command),
         *_by_hand(into, others, {name for name in others if engines[name] not in _LET_IN}),
+        *((f"run `{_drp(into)} materialize knowledge`: articles are not carried over",) if knowledge else ()),
     )
 
 
