@@ -1,6 +1,7 @@
 """Indexes, keys and foreign keys of the target, taken off while it is loaded and put back as they were.
 
-Masked keys come in no order. To build an index over the loaded table costs a third of keeping it while they come.
+Masked keys come in no order, so that an index kept while they come is written all over: it is built at once, over the
+loaded table.
 Here: what can be taken off, and the statements. Not here: who runs them, and when (``postgresql``).
 """
 
