@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SCOPE = "search:use"
 EMBED_SCOPE = "embed:use"
 MAX_QUESTION = 2_000
+EMBEDDING_S = 3.0
+"""A search waits so long for the question's vector, then it goes by words alone."""
 _EDITION_S = 2.0
 TABLES = (
     "knowledge.documents",
@@ -53,7 +55,7 @@ class PeerEmbedder:
         import numpy as np
 
         answer = self._peers.call(
-            Work.EMBEDDING, "/embed", EMBED_SCOPE, {"texts": list(texts), "model": self.model_id}, timeout_s=3.0
+            Work.EMBEDDING, "/embed", EMBED_SCOPE, {"texts": list(texts), "model": self.model_id}, timeout_s=EMBEDDING_S
         )
         vectors = np.asarray(answer["vectors"], dtype=np.float32)
         if answer["model"] != self.model_id or vectors.shape != (len(texts), self.dimensions):
