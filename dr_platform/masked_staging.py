@@ -141,9 +141,11 @@ def switch(into: Platform, report: Report) -> tuple[str, ...]:
     there is nothing to read. Masking itself changes no environment's settings."""
     if not report.passed:
         return ()
-    engines = {name: into.catalog.databases[name].engine for name in report.databases}
-    by_command = [name for name in report.databases if engines[name] in _SWITCHED]
-    others = {name: entry for name, entry in report.databases.items() if name not in by_command}
+    # A Redis cluster has one key space: what was made there is live already.
+    beside = {n: entry for n, entry in report.databases.items() if entry != into.catalog.databases[n].database}
+    engines = {name: into.catalog.databases[name].engine for name in beside}
+    by_command = [name for name in beside if engines[name] in _SWITCHED]
+    others = {name: entry for name, entry in beside.items() if name not in by_command}
     knowledge = into.knowledge_database.name in report.databases
     return (
         *(f"run `{_drp(into)} switch {name} --to {report.databases[name]}`" for name in by_command),

@@ -32,6 +32,7 @@ def measured(
     tallies: Mapping[str, Tally],
     position: Mapping[str, str],
 ) -> Facts:
+    """Facts of a database as it was read: what the server says of itself, and a tally of rows by table."""
     info, applied = live.server(), live.applied()
     return Facts(
         server=info.server,

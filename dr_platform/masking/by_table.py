@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from dr_platform.databases.port import SchemaStep
 from dr_platform.masking.canaries import Canaries
-from dr_platform.masking.classification import Classification, Table
+from dr_platform.masking.classification import Table
+from dr_platform.masking.engine import Engine
 from dr_platform.masking.imitation import imitated
 from dr_platform.masking.people import Roster
-from dr_platform.masking.port import Access, Gate, Masked, Run, SameDatabase
+from dr_platform.masking.port import Gate, Masked, Run, SameDatabase
 from dr_platform.masking.rows import RowMasker
-from dr_platform.masking.seals import KeyRing, place_of
+from dr_platform.masking.seals import place_of
 from dr_platform.reference_service.cipher import Undecryptable
 
 PAGE = 500
@@ -31,33 +31,6 @@ def pages(rows: Iterable[Row]) -> Iterator[list[Row]]:
     left = iter(rows)
     while page := list(itertools.islice(left, PAGE)):
         yield page
-
-
-class Engine(ABC):
-    """What every engine's part of ``EngineMasking`` is given."""
-
-    def __init__(
-        self,
-        source: Access,
-        target: Access,
-        known: Classification,
-        steps: Sequence[SchemaStep],
-        opened: KeyRing,
-        sealing: KeyRing,
-    ) -> None:
-        self.name = source.name
-        self._source_access, self._target_access = source, target
-        self._known, self._steps = known, steps
-        self._opened, self._sealing = opened, sealing
-        self._open()
-
-    @property
-    def into(self) -> str:
-        return self._target_access.endpoint.database
-
-    @abstractmethod
-    def _open(self) -> None:
-        """Connect."""
 
 
 class TableMasking(Engine, Generic[Live]):

@@ -14,6 +14,7 @@ from dr_platform.masking.canaries import Canary
 from dr_platform.masking.classification import IDENTIFIERS, Column, Holds, Table
 from dr_platform.masking.people import derived_key
 from dr_platform.masking.seals import place_of
+from dr_platform.masking.values import PEOPLE
 from dr_platform.reference_service.cipher import FieldCipher
 
 
@@ -47,7 +48,7 @@ def _value(column: Column, value: Any, canary: Canary, number: int) -> Any:
 
 
 def _key(column: Column, value: Any, canary: Canary) -> Any:
-    own = canary.id if column.domain == "account" else uuid.uuid5(canary.id, column.domain)
+    own = canary.id if column.domain == PEOPLE else uuid.uuid5(canary.id, column.domain)
     if column.derived:
         own = derived_key(column.derived, str(own))
     if isinstance(value, uuid.UUID):

@@ -55,7 +55,7 @@ class RosterFile:
     key: bytes = field(repr=False)
     most_places: int = 200_000
     """Of more people than this a process does not hold in memory where what is known of them stands: of so many
-    it takes 30 MB."""
+    it takes 31 MB."""
 
     @classmethod
     def new(cls, folder: Path) -> RosterFile:

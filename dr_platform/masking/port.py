@@ -99,11 +99,13 @@ class SameDatabase(PlatformError):
 class TargetExists(PlatformError):
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, name: str, database: str) -> None:
-        super().__init__(name, database)
+    def __init__(
+        self, name: str, database: str, next_step: str = "run again, which chooses a new name, or remove it"
+    ) -> None:
+        super().__init__(name, database, next_step)
         self.what = f"{name}: the target {database} exists or is not empty; masking writes into a new one"
         self.untouched = f"everything stored in {name}"
-        self.next_step = "run again, which chooses a new name, or remove it"
+        self.next_step = next_step
 
 
 class NotMaskable(PlatformError):

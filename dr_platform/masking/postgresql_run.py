@@ -14,18 +14,19 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from dr_platform.databases.port import SchemaStep
 from dr_platform.databases.postgresql import PostgresDatabase
 from dr_platform.databases.schema import migrate, version_key
 from dr_platform.masking import postgresql as pg
 from dr_platform.masking.anonymity import Anonymity, anonymise
 from dr_platform.masking.canaries import Canaries, Canary
-from dr_platform.masking.classification import IDENTIFIERS, Classification, Column, Holds, Table
+from dr_platform.masking.classification import IDENTIFIERS, Column, Holds, Table
+from dr_platform.masking.engine import Engine
 from dr_platform.masking.people import Roster, RosterFile
-from dr_platform.masking.port import Access, Gate, Masked, NotMaskable, Run, SameDatabase
+from dr_platform.masking.port import Gate, Masked, NotMaskable, Run, SameDatabase
 from dr_platform.masking.postgresql_indexes import take_off
-from dr_platform.masking.seals import KeyRing, place_of
+from dr_platform.masking.seals import place_of
 from dr_platform.masking.sql import INTEGERS, qualified, quoted
+from dr_platform.masking.values import PEOPLE
 from dr_platform.reference_service.cipher import Undecryptable
 
 MOST_CATEGORIES = 50
@@ -41,36 +42,20 @@ _COINCIDING = frozenset({Holds.NAME})
 """A made-up name may be somebody's; a made-up address of example.invalid may not."""
 
 
-class PostgresMasking:
-    def __init__(
-        self,
-        source: Access,
-        target: Access,
-        known: Classification,
-        steps: Sequence[SchemaStep],
-        opened: KeyRing,
-        sealing: KeyRing,
-    ) -> None:
-        self.name = source.name
-        self._source, self._target = source, target
-        self._known, self._steps = known, steps
-        self._opened, self._sealing = opened, sealing
+class PostgresMasking(Engine):
+    def _open(self) -> None:
         self._made = False
         self._workers: pg.Workers | None = None
         self._snapshot: pg.Snapshot | None = None
         self._anonymity: tuple[Anonymity, ...] = ()
         self._broken: Sequence[str] = ()
         """Foreign keys that masked rows do not keep to."""
-        with pg.connect(source) as connection:
+        with pg.connect(self._source_access) as connection:
             self._schema = pg.read_schema(connection)
-
-    @property
-    def into(self) -> str:
-        return self._target.endpoint.database
 
     def schema(self) -> Mapping[str, tuple[str, ...]]:
         found = dict(self._schema.columns)
-        with pg.connect(self._source) as connection:
+        with pg.connect(self._source_access) as connection:
             for name, table in self._masked_tables().items():
                 for column, described in table.columns.items():
                     if described.paths and column in found[name]:
@@ -80,7 +65,7 @@ class PostgresMasking:
 
     def refuse_problems(self) -> None:
         pg.check_plan(self._schema, self._known)
-        if self._source.endpoint == self._target.endpoint:
+        if self._source_access.endpoint == self._target_access.endpoint:
             raise SameDatabase(self.name)
 
     def _masked_tables(self) -> dict[str, Table]:
@@ -92,7 +77,7 @@ class PostgresMasking:
         """A row for each canary in every table that has a row to imitate."""
         planted = 0
         cipher = self._opened.cipher()
-        with pg.connect(self._source) as connection:
+        with pg.connect(self._source_access) as connection:
             people_first = sorted(self._masked_tables().items(), key=lambda item: not item[1].people)
             for name, table in people_first:
                 if any(c.holds in _TELLING for c in table.columns.values()):
@@ -166,25 +151,27 @@ class PostgresMasking:
         if self._workers is None:
             seen = self._seen()
             facts = (roster, self._opened, self._sealing, self._masked_tables())
-            self._workers = pg.Workers(seen, pg.Job(self._source, self._target, seen.name, *facts))
+            self._workers = pg.Workers(seen, pg.Job(self._source_access, self._target_access, seen.name, *facts))
         return self._workers
 
     def _seen(self) -> pg.Snapshot:
         """What is masked, and what the result is compared with: a live source is written to all the time."""
         if self._snapshot is None:
-            self._snapshot = pg.Snapshot(self._source)
+            self._snapshot = pg.Snapshot(self._source_access)
         return self._snapshot
 
     def make_target(self) -> None:
-        pg.make_target(self._target, self._source)
+        pg.make_target(self._target_access, self._source_access)
         self._made = True
-        with pg.connect(self._source) as connection:
+        with pg.connect(self._source_access) as connection:
             applied = _applied(connection)
         steps = [s for s in self._steps if not applied or version_key(s.version) in applied]
-        database = PostgresDatabase(self._target.database, self._target.endpoint, self._target.login)
+        database = PostgresDatabase(
+            self._target_access.database, self._target_access.endpoint, self._target_access.login
+        )
         with contextlib.closing(database):
             migrate(database, steps)
-        with pg.connect(self._target) as connection:
+        with pg.connect(self._target_access) as connection:
             made = pg.read_schema(connection)
         wanted = {n: set(self._schema.columns[n]) for n in self._masked_tables()}
         differing = sorted(n for n, columns in wanted.items() if set(made.columns.get(n, ())) != columns)
@@ -195,7 +182,7 @@ class PostgresMasking:
         tables = self._masked_tables()
         plans = [pg.plan_table(name, self._schema, table, run.recipe) for name, table in tables.items()]
 
-        with pg.connect(self._target) as connection, contextlib.closing(self._hired(run.roster)) as workers:
+        with pg.connect(self._target_access) as connection, contextlib.closing(self._hired(run.roster)) as workers:
             with pg.open_for_loading(connection, list(tables)):
                 taken = take_off(connection, tables)
                 done = workers.carry_over(plans, run.recipe, run.progress)
@@ -212,7 +199,7 @@ class PostgresMasking:
 
     def discard(self) -> None:
         if self._made:
-            pg.drop_target(self._target)
+            pg.drop_target(self._target_access)
             self._made = False
 
     def close(self) -> None:
@@ -225,7 +212,7 @@ class PostgresMasking:
 
     def stored_texts(self) -> Iterator[tuple[str, bytes]]:
         cipher = self._sealing.cipher()
-        with pg.connect(self._target) as connection:
+        with pg.connect(self._target_access) as connection:
             schema = pg.read_schema(connection)
             for name, facts in schema.tables.items():
                 columns = [c for c in facts if c.type not in INTEGERS | {"boolean", "double precision", "vector"}]
@@ -255,7 +242,7 @@ class PostgresMasking:
 
         source = self._seen().connection
         # A part that is undone lets go of its locks at once, not when the engine is closed.
-        with source.transaction(force_rollback=True), pg.connect(self._target) as target:
+        with source.transaction(force_rollback=True), pg.connect(self._target_access) as target:
             return (
                 self._counts(source, masked),
                 self._orphans(target),
@@ -264,7 +251,9 @@ class PostgresMasking:
                 self._frequencies(source, target),
                 self._lengths(source, target),
                 *(_anonymity_gate(one) for one in self._anonymity if one.columns),
-                expectations_gate(self._target, self._masked_tables(), self._schema, {m.name: m.rows for m in masked}),
+                expectations_gate(
+                    self._target_access, self._masked_tables(), self._schema, {m.name: m.rows for m in masked}
+                ),
             )
 
     def _counts(self, source: pg.Connection, masked: tuple[Masked, ...]) -> Gate:
@@ -352,11 +341,11 @@ def _planted_value(
 ) -> Any:
     """A canary's value for a column, or ``None`` to imitate the other row."""
     if described.holds is Holds.KEY:
-        if column == table.person and (table.people or described.domain == "account"):
+        if column == table.person and (table.people or described.domain == PEOPLE):
             return str(canary.id)
         if kind == "bigint":
             return uuid.uuid5(canary.id, f"{name}/{column}").int >> 66
-        alone = described.domain not in ("account",)
+        alone = described.domain != PEOPLE
         return str(uuid.uuid5(canary.id, f"{name}/{column}")) if alone else None
     if described.holds is Holds.TEXT:
         return canary.text(number)

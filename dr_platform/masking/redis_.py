@@ -19,9 +19,9 @@ import redis
 from dr_platform.databases.access import CONNECT_TIMEOUT_S, QUERY_TIMEOUT_S, certificate_authorities, is_loopback
 from dr_platform.databases.redis_ import RedisDatabase, free_numbers, number_of
 from dr_platform.databases.schema import migrate
-from dr_platform.masking.by_table import Engine
 from dr_platform.masking.canaries import Canaries
 from dr_platform.masking.classification import Holds, Table
+from dr_platform.masking.engine import Engine
 from dr_platform.masking.imitation import imitated
 from dr_platform.masking.people import Roster
 from dr_platform.masking.port import Access, Gate, Masked, Run, SameDatabase, TargetExists
@@ -124,7 +124,8 @@ class RedisMasking(Engine):
 
     def _require_empty(self) -> None:
         if self._target.dbsize():
-            raise TargetExists(self.name, f"{self._target_access.endpoint.address}, database {self.into}")
+            where = f"{self._target_access.endpoint.address}, database {self.into}"
+            raise TargetExists(self.name, where, "empty one of the server's logical databases, then run again")
 
     def plant(self, canaries: Canaries) -> int:
         planted, cipher, seen = 0, self._opened.cipher(), set()

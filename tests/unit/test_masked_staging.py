@@ -115,7 +115,10 @@ def test_a_passed_run_says_how_to_switch_and_the_catalog_takes_what_it_says(tmp_
 
 
 def test_there_is_nothing_to_switch_to_where_a_gate_failed_or_servers_are_of_this_machine(tmp_path: Path) -> None:
-    assert masked_staging.switch(platform("staging", tmp_path, runtime=None), report()) == ()
+    staging = platform("staging", tmp_path, runtime=None)
+    assert masked_staging.switch(staging, report()) == ()
+    one_key_space = staging.catalog.databases["redis"].database
+    assert masked_staging.switch(staging, report(redis=one_key_space)) == ()
     switched, told, seeded = masked_staging.switch(platform("staging", tmp_path), report(mongodb="m", postgres="p"))
     assert switched == "run `drp --env staging --runtime local switch postgres --to p`"
     assert told.startswith("mongodb: nothing")
