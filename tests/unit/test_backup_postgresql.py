@@ -21,6 +21,7 @@ from dr_platform.backups.postgresql.lanes import FRAME, BrokenLanes, Dealer, in_
 from dr_platform.backups.postgresql.load import ahead
 from dr_platform.backups.postgresql.manifest import BackupManifest, BadManifest, ListedFile, differences, read_manifest
 from dr_platform.backups.postgresql.postdata import take_apart
+from dr_platform.backups.postgresql.scratch import why_it_ended
 from dr_platform.backups.postgresql.unpack import NotAsListed, unpack
 from dr_platform.databases.embedded.files import invoking_user
 from dr_platform.databases.embedded.postgresql_archive import archive_settings
@@ -365,3 +366,39 @@ def test_the_server_hands_a_segment_over_whole_once_and_never_over_another(tmp_p
     (spool / SEGMENT).unlink()
     spool.rmdir()
     assert run() != 0
+
+
+# Why a server ended
+
+
+def logged(said: str, state: str = "00000") -> str:
+    return f"2026-11-26 13:07:11.042 UTC [4711 {state}] {said}\n"
+
+
+EARLY = logged("FATAL:  recovery ended before configured recovery target was reached", "F0000")
+REFUSED = logged("FATAL:  the database system is not accepting connections", "57P03") + logged(
+    "DETAIL:  Hot standby mode is disabled.", "57P03"
+)
+
+
+@pytest.mark.parametrize("log", [EARLY, EARLY + REFUSED, REFUSED + EARLY, REFUSED + EARLY + REFUSED])
+def test_a_caller_that_was_refused_meanwhile_does_not_hide_why_the_server_ended(log: str) -> None:
+    ended = logged("LOG:  startup process (PID 4712) exited with exit code 1") + logged("LOG:  shutting down")
+    reason = "recovery ended before configured recovery target was reached"
+    assert why_it_ended(log + ended) == f"FATAL:  {reason}"
+
+
+def test_the_newest_complaint_is_the_reason() -> None:
+    log = logged("ERROR:  first", "42P01") + logged("PANIC:  then [and more] at last", "XX000")
+    assert why_it_ended(log) == "PANIC:  then [and more] at last"
+
+
+@pytest.mark.parametrize("log", ["", "LOG:  nothing", REFUSED, logged("LOG:  it said FATAL:  in its own words")])
+def test_a_log_without_a_complaint_of_its_own_has_no_reason(log: str) -> None:
+    assert why_it_ended(log) == "it ended without a reason in its log"
+
+
+def test_a_complaint_before_the_configuration_was_read_is_told() -> None:
+    assert why_it_ended("2026-11-26 13:07:11.042 UTC [4711] FATAL:  could not open file\n") == (
+        "FATAL:  could not open file"
+    )

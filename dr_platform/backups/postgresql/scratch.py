@@ -67,7 +67,12 @@ SETTINGS: Mapping[str, str] = {
     "log_destination": "stderr",
     "ssl": "off",
     "log_connections": "",
+    # With the SQLSTATE, by which a refused caller is told from the reason of an end.
+    "log_line_prefix": "%m [%p %e] ",
 }
+_CANNOT_CONNECT_NOW = "57P03"
+_COMPLAINTS = ("FATAL: ", "PANIC: ", "ERROR: ")
+_NO_REASON = "it ended without a reason in its log"
 
 
 @dataclass(frozen=True)
@@ -179,11 +184,8 @@ class ScratchServer:
     def last_words(self) -> str:
         """The newest line of the log that says why; the server is configured never to quote rows in it."""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            telling = [line for line in lines if any(f" {level}: " in line for level in ("FATAL", "PANIC", "ERROR"))]
-            if telling:
-                return telling[-1].split("]", 1)[-1].strip()
-        return "it ended without a reason in its log"
+            return why_it_ended(self.log.read_text(encoding="utf-8", errors="replace"))
+        return _NO_REASON
 
     def stop(self) -> None:
         """Everything is written before it ends."""
@@ -203,6 +205,16 @@ class ScratchServer:
                 self._process.kill()
                 self._process.wait(_STOP_S)
         self._process = None
+
+
+def why_it_ended(log: str) -> str:
+    """The newest complaint in a server's log, past the refusals of callers who came while it started or ended: those
+    say nothing of its own trouble (SQLSTATE 57P03, PostgreSQL's documentation, appendix A)."""
+    for line in reversed(log.splitlines()):
+        prefix, _, said = line.partition("] ")
+        if said.startswith(_COMPLAINTS) and not prefix.endswith(f" {_CANNOT_CONNECT_NOW}"):
+            return said.strip()
+    return _NO_REASON
 
 
 def _shared_memory(memory_bytes: int) -> dict[str, str]:
