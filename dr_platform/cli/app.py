@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from dr_platform.cli import (
     backup_verbs,
@@ -33,7 +34,7 @@ from dr_platform.cli import (
     switch_verbs,
     synthetic_verbs,
 )
-from dr_platform.cli.context import Choice
+from dr_platform.cli.context import Choice, repeatable
 from dr_platform.errors import PlatformError
 
 app = typer.Typer(
@@ -63,6 +64,8 @@ def options(
     if runtime not in (None, "local", "kubernetes"):
         raise typer.BadParameter("choose local or kubernetes", param_hint="--runtime")
     context.obj = Choice(env, runtime, catalog, state)
+    if isinstance(context.command, TyperGroup):
+        repeatable.of(context.obj, context.command.commands)
 
 
 platform_verbs.register(app)
@@ -94,7 +97,7 @@ def run() -> None:
     try:
         app()
     except PlatformError as exc:
-        sys.stderr.write(f"{exc}\n")
+        sys.stderr.write(f"{repeatable.text(str(exc))}\n")
         raise SystemExit(int(exc.exit_code)) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped by you. What had begun goes on or can be repeated safely.\n")

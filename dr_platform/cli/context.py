@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, RenderHook
+from rich.text import Text
 
 from dr_platform.platform import Platform
 
@@ -36,9 +41,57 @@ class Choice:
     catalog: Path | None = None
     state: Path | None = None
 
+    @property
+    def typed(self) -> str:
+        """The options as words of a command, empty where none was given."""
+        given = (
+            ("--env", self.environment),
+            ("--runtime", self.runtime),
+            ("--catalog", self.catalog),
+            ("--state", self.state),
+        )
+        return shlex.join(word for name, value in given if value is not None for word in (name, str(value)))
+
     def platform(self) -> Platform:
         """Open the platform; raises what is wrong with the catalog or the names."""
         return Platform.open(self.environment, catalog=self.catalog, state=self.state, runtime=self.runtime)
+
+
+class Repeatable(RenderHook):
+    """Commands in what is printed carry the global options that this command was given: copied as they stand, they
+    speak of the same platform. Whoever is told to roll back in staging must not roll back elsewhere."""
+
+    def __init__(self) -> None:
+        self._command: re.Pattern[str] | None = None
+        self._options = ""
+
+    def of(self, choice: Choice, verbs: Collection[str]) -> None:
+        """``verbs`` tell a command from a sentence about ``drp``."""
+        self._options = choice.typed
+        self._command = re.compile(rf"(?<![\w-])drp(?= (?:{'|'.join(map(re.escape, verbs))})\b)")
+
+    def text(self, text: str) -> str:
+        return text if not self._options or self._command is None else self._command.sub(self._typed, text)
+
+    def _typed(self, _: re.Match[str]) -> str:
+        return f"drp {self._options}"
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [self._styled(one) if isinstance(one, Text) else one for one in renderables]
+
+    def _styled(self, text: Text) -> Text:
+        if not self._options or self._command is None:
+            return text
+        ends = [found.end() for found in self._command.finditer(text.plain)]
+        done = text.blank_copy()
+        for start, end in pairwise((0, *ends)):
+            done.append_text(text[start:end]).append(f" {self._options}")
+        return done.append_text(text[ends[-1] if ends else 0 :])
+
+
+repeatable = Repeatable()
+for _console in (console, messages):
+    _console.push_render_hook(repeatable)
 
 
 def platform_of(context: typer.Context) -> Platform:

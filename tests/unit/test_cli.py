@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from dr_platform.cli.app import app
+from dr_platform.cli.context import Choice, Repeatable
 from tests.catalogs import SHIPPED, shipped_copy
 from tests.e2e.platform_process import clean_environment
 
@@ -113,7 +116,7 @@ def test_a_users_mistake_ends_in_a_message_with_the_remedy(
 ) -> None:
     done = drp(*words, state=tmp_path / "state")
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert told.replace("drp up", f"drp --state {tmp_path / 'state'} up") in done.stderr
     assert "Untouched:" in done.stderr
     assert "Next:" in done.stderr
     assert "Traceback" not in done.stderr
@@ -133,3 +136,42 @@ def test_reset_does_nothing_without_the_right_word(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--state", str(state), "reset"], input="yes\n")
     assert done.exit_code == 2
     assert (state / "local").exists()
+
+
+# Commands in messages
+
+
+VERBS = ("up", "rollout", "release")
+MESSAGE = "`drp up` starts drp; run it: drp rollout show, `drp --env staging up`, not adrp up, drp-up or drp upgrade"
+
+
+def test_a_command_in_a_message_repeats_the_options_that_were_given() -> None:
+    repeatable = Repeatable()
+    repeatable.of(Choice("staging", "local", Path("/a path")), VERBS)
+    typed = "drp --env staging --runtime local --catalog '/a path'"
+    expected = MESSAGE.replace("`drp up", f"`{typed} up").replace("drp rollout", f"{typed} rollout")
+    assert repeatable.text(MESSAGE) == expected
+    console = Console(file=io.StringIO(), width=40)
+    console.push_render_hook(repeatable)
+    with console.capture() as printed:
+        console.print(MESSAGE, markup=False, soft_wrap=True)
+        console.print("[bold]nothing[/] to repeat")
+    assert printed.get() == f"{expected}\nnothing to repeat\n"
+
+
+def test_without_options_a_message_stays_as_it_is() -> None:
+    repeatable = Repeatable()
+    assert repeatable.text(MESSAGE) == MESSAGE
+    repeatable.of(Choice(), VERBS)
+    assert repeatable.text(MESSAGE) == MESSAGE
+
+
+def test_styles_stay_where_they_were() -> None:
+    repeatable = Repeatable()
+    repeatable.of(Choice("staging"), VERBS)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    console.push_render_hook(repeatable)
+    with console.capture() as printed:
+        console.print("see [bold]`drp up`[/] and [red]bad[/]")
+    assert "\x1b[31mbad\x1b[0m" in printed.get()
+    assert re.sub(r"\x1b\[\d+m", "", printed.get()) == "see `drp --env staging up` and bad\n"
