@@ -115,8 +115,8 @@ class CqlMasking(TableMasking[CqlDatabase]):
     def _texts(self, row: Row) -> Iterable[tuple[str, bytes]]:
         return ((path, text) for path, text in texts_inside(row) if path != "(name)")
 
-    def _counts(self, name: str) -> Collection[int]:
-        return [sum(1 for _ in self._rows(self._made_target, name))]
+    def _arrived(self, name: str) -> int:
+        return sum(1 for _ in self._rows(self._made_target, name))
 
     def _staying(self, name: str) -> Iterator[tuple[str, int]]:
         yield name, self._still_there(name)

@@ -81,8 +81,11 @@ class MongoMasking(TableMasking[MongoDatabase]):
             if table.is_masked:
                 self._target.schema[name].delete_many({})
 
-    def _counts(self, name: str) -> Collection[int]:
-        return [database.schema[name].count_documents({}) for database in (self._source, self._target)]
+    def _arrived(self, name: str) -> int:
+        return self._target.schema[name].count_documents({})
+
+    def _extent(self, name: str) -> int:
+        return self._source.schema[name].count_documents({})
 
     def _staying(self, name: str) -> Iterator[tuple[str, int]]:
         for column, described in self._known.tables[name].columns.items():

@@ -63,6 +63,8 @@ class Masked:
     """Sealed values that did not open and were replaced."""
     unowned: int = 0
     """Texts of somebody of whom nothing is known, which were removed."""
+    whole: bool = True
+    """As many rows were read as the source had meanwhile, by its own account where it gives one."""
 
     def plus(self, other: Masked) -> Masked:
         """Both parts of one table together."""
@@ -72,6 +74,7 @@ class Masked:
             self.written + other.written,
             self.unopened + other.unopened,
             self.unowned + other.unowned,
+            self.whole and other.whole,
         )
 
 

@@ -54,8 +54,8 @@ class NoVaultLogin(PlatformError):
         self.what = f"the environment keeps its secrets in Vault, but {missing}"
         self.untouched = "every stored secret"
         self.next_step = (
-            "set VAULT_ADDR, and VAULT_TOKEN or, inside Kubernetes, VAULT_ROLE; or run the environment embedded on this "
-            "machine, with `--runtime local`"
+            "set VAULT_ADDR, and VAULT_TOKEN or, inside Kubernetes, VAULT_ROLE; or run the environment embedded on "
+            "this machine, with `--runtime local`"
         )
 
 

@@ -25,6 +25,7 @@ from dr_platform.databases.schema import migrate, read_steps
 from dr_platform.masking import postgresql as pg
 from dr_platform.masking.canaries import Canaries
 from dr_platform.masking.classification import Unclassified, read_classifications
+from dr_platform.masking.mongodb import MongoMasking
 from dr_platform.masking.people import derived_key
 from dr_platform.masking.port import Access
 from dr_platform.masking.recipe import Profile, Recipe
@@ -216,7 +217,25 @@ def order() -> Order:
 
 @pytest.fixture(scope="module")
 def report(parts: dict[str, Part], order: Order) -> Report:
-    return mask(list(parts.values()), order, SystemClock())
+    source = parts["mongodb"].source
+
+    def written_meanwhile(line: str) -> None:
+        if line.startswith("mongodb: care_plans: "):
+            with contextlib.closing(MongoDatabase(source.database, source.endpoint, source.login)) as live:
+                late = live.schema.care_plans.find_one({})
+                live.schema.care_plans.insert_one({**(late or {}), "_id": "after it was read", "revision": 9})
+
+    return mask(list(parts.values()), order, SystemClock(), written_meanwhile)
+
+
+def test_documents_that_were_not_read_fail_the_gate(report: Report, parts: dict[str, Part]) -> None:
+    part = parts["mongodb"]
+    target = replace(part.target, endpoint=replace(part.target.endpoint, database=report.databases["mongodb"]))
+    with contextlib.closing(MongoMasking(part.source, target, part.known, part.steps, OPENED, SEALING)) as engine:
+        (read,) = [one for one in report.tables["mongodb"] if one.name == "care_plans"]
+        assert engine.gates((read,))[0].passed
+        assert not engine.gates((replace(read, whole=False),))[0].passed
+        assert not engine.gates((replace(read, rows=read.rows + 1),))[0].passed
 
 
 def test_every_gate_passes_and_no_canary_is_found_in_any_database(report: Report) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from dr_platform.catalog import CatalogError, load_catalog
 from dr_platform.masking.anonymity import to_suppress
+from dr_platform.masking.by_table import is_whole
 from dr_platform.masking.canaries import Canaries, search
 from dr_platform.masking.classification import (
     Column,
@@ -596,3 +597,14 @@ def test_canaries_are_always_the_same_and_masked_texts_of_theirs_are_clean() -> 
         assert search([("t", masked.encode())], canaries)[1] == ()
         column = Column(holds=Holds.NAME)
         assert column.holds is Holds.NAME
+
+
+@given(st.integers(0, 50), st.integers(-50, 50), st.integers(0, 60))
+def test_a_source_that_stands_still_is_read_to_its_last_row_and_a_living_one_within_its_change(
+    before: int, change: int, rows: int
+) -> None:
+    after = max(0, before + change)
+    assert is_whole(before, before, before)
+    assert is_whole(before, rows, before) == (rows == before)
+    assert is_whole(before, rows, after) == (rows in range(min(before, after), max(before, after) + 1))
+    assert is_whole(None, rows, None)  # its own account is not to be had
