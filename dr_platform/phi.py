@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from operator import itemgetter, methodcaller
 from typing import NamedTuple
 
@@ -149,7 +150,7 @@ def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
     spans: list[tuple[PhiSpan, ...]] = [()] * len(texts)
-    for place, candidates in _SCREEN(texts).items():
+    for place, candidates in _screen()(texts).items():
         if found := _found(texts[place], candidates):
             spans[place] = tuple(_merged(sorted(found, key=_PLACE)))
     return spans
@@ -157,8 +158,9 @@ def _detected(texts: Sequence[str]) -> list[tuple[PhiSpan, ...]]:
 
 def _found(text: str, candidates: Candidates) -> list[PhiSpan]:
     found: list[PhiSpan] = []
+    rules = _rules()
     for place in sorted(candidates):
-        rule, matches = _RULES[place], candidates[place]
+        rule, matches = rules[place], candidates[place]
         for match in rule.pattern.finditer(text, matches) if isinstance(matches, int) else _apart(matches):
             start, end = match.span("value")
             confidence = rule.judge(text[start:end]) if rule.judge else rule.confidence
@@ -363,74 +365,80 @@ def _standing_alone(date: str) -> _Rule:
     return _Rule(PhiKind.DATE, re.compile(pattern, re.IGNORECASE), 0.5)
 
 
-_RULES: tuple[_Rule, ...] = (
-    # A: names, by cue
-    _named(r"(?:mr|mrs|ms|mx|miss|dr|prof)\.?(?=[ \t])|doctor|nurse|professor|pt\.?(?=[ \t])", _NAME_WORDS, 0.85),
-    _named(r"(?:patient|client|member|guardian|spouse|parent|full|legal|first|last|maiden|provider)(?:['’]?s)?[ \t]name(?:[ \t]is|[ \t]was)?|(?:name|patient|client|attending|physician|signed|sincerely|caregiver|next[ \t]of[ \t]kin|emergency[ \t]contact)[ \t]{0,2}(?=[:,])", _NAME_WORDS, 0.85),
-    _named(r"my[ \t](?:name[ \t]is|name['’]s|name)|i['’]?m[ \t]called|i[ \t]am[ \t]called|name[ \t]is|(?:is|was|am)[ \t]named|(?:he|she|they)[ \t](?:is|are)[ \t]called", r"[^\W\d_]{2,24}(?:['’-][^\W\d_]{1,24}){0,2}(?:[ \t]" + _NAME_WORD + r"){0,3}", 0.85, _spoken_name),
-    _named(r"(?:call[ \t]me|this[ \t]is|speaking[ \t]with|spoke[ \t](?:to|with)|patient|husband|wife|son|daughter|mother|father|brother|sister|mom|mum|dad|partner|friend|therapist|counsel+or|psychiatrist|yours,?|regards,?|dear)", _NAME_WORDS, judge=_perhaps_a_name),
-    # B: geography below the state
-    _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[A-Z]?[ \t](?:[NSEW]{{1,2}}\.?[ \t])?(?:(?:[{_UPPER}][\w'’.-]{{0,20}}|[0-9]{{1,3}}(?:st|nd|rd|th))[ \t]){{1,4}}(?i:{_STREET}){_AFTER}\.?(?:,?[ \t](?i:apt|apartment|suite|ste|unit|\#)\.?[ \t]?[\w-]{{1,6}})?", 0.85),
-    _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[ \t](?:[a-z0-9]{{2,20}}[ \t]){{1,2}}(?:street|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court){_AFTER}", 0.45),
-    _shape(PhiKind.ADDRESS, rf"{_BEFORE}(?i:p\.?[ \t]?o\.?[ \t]?box)[ \t]#?[0-9]{{1,6}}{_AFTER}", 0.9),
-    _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?i:(?:i|he|she|they|we|who|patient)[ \t](?:now[ \t])?lives?[ \t](?:in|near)|living[ \t]in|resid(?:es|ing)[ \t](?:in|at)|residents?[ \t]of|hometown(?:[ \t]is|[ \t]of)?|(?:city|town|county)(?:[ \t]of|[ \t]?:)|moved[ \t]to|born[ \t]in)[ \t]{{1,2}}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})"), 0.7),
-    _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})(?=,?[ \t]{{1,2}}(?:{_STATES})[ \t,]{{1,3}}[0-9]{{5}})"), 0.8),
-    _shape(PhiKind.ZIP, rf"{_BEFORE}[0-9]{{5}}-[0-9]{{4}}{_AFTER}", 0.7),
-    _Rule(PhiKind.ZIP, re.compile(rf"{_BEFORE}(?:{_STATES})[ \t,]{{1,3}}(?P<value>[0-9]{{5}}(?:-[0-9]{{4}})?){_AFTER}"), 0.85),
-    _cue(PhiKind.ZIP, r"zip(?:[ \t-]?code)?|postal[ \t]code|postcode", r"[0-9]{5}(?:-[0-9]{4})?"),
-    # C: dates but for the year, ages over 89
-    _cue(PhiKind.BIRTH_DATE, r"d\.?o\.?b\.?|date[ \t]of[ \t]birth|birth[ \t-]?(?:date|day)|born(?:[ \t]on)?", _date("b"), 0.95),
-    _cue(PhiKind.DATE, r"admi(?:tted|ssion(?:[ \t]date)?)|discharged?(?:[ \t]date)?|died|deceased|date[ \t]of[ \t](?:death|service|admission|discharge)|d\.?o\.?s\.?|appointment|surgery|seen", _date("e"), 0.8),
-    _standing_alone(_DATE_IN_NUMBERS % ("d", "d")),
-    _standing_alone(_DATE_IN_WORDS),
-    _Rule(PhiKind.DATE, re.compile(r"(?<![0-9A-Za-z_.-])(?P<value>(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9])T[0-9]{2}:[0-9]{2}"), 0.5),
-    _Rule(PhiKind.AGE, re.compile(rf"{_BEFORE}(?P<value>9[0-9]|1[0-2][0-9])[ \t-]?(?:years?|yrs?\.?|y\.?o\.?|y/o)(?:[ \t-]old)?{_AFTER}", re.IGNORECASE), 0.85),
-    _cue(PhiKind.AGE, r"aged?|turn(?:ed|ing|s)", r"9[0-9]|1[0-2][0-9]", 0.8),
-    # D, E: telephone, fax
-    _shape(PhiKind.PHONE, rf"(?<![0-9A-Za-z_.])(?:\+?1{_DASH}{{0,2}})?(?:\([0-9]{{3}}\){_DASH}{{0,2}}|[0-9]{{3}}{_DASH})[0-9]{{3}}{_DASH}[0-9]{{4}}(?:[ ,]{{0,2}}(?i:x|ext\.?|extension)[ .:]{{0,2}}[0-9]{{1,6}})?{_AFTER}", 0.85),
-    _shape(PhiKind.PHONE, r"(?<![0-9A-Za-z_])\+[0-9]{1,3}(?:[-. ()‐‑–—]{0,2}[0-9]{2,4}){2,5}" + _AFTER, 0.75),
-    _shape(PhiKind.PHONE, rf"(?<![0-9A-Za-z_.-])\+?1?[2-9][0-9]{{2}}[2-9][0-9]{{6}}{_AFTER}(?!\.[0-9])", 0.4),
-    _shape(PhiKind.PHONE, r"(?<![0-9A-Za-z_.-])[2-9][0-9]{2}-[0-9]{4}(?![0-9A-Za-z_-])", 0.45),
-    _cue(PhiKind.PHONE, r"(?:tele)?phone|tel|cell(?:[ \t]?phone)?|mobile|landline|pager|(?:call|reach|text|ring|contact)(?:[ \t](?:me|him|her|us|them))?(?:[ \t](?:at|on))?|call[ \t]?back|contact", _PHONE_DIGITS),
-    _cue(PhiKind.FAX, r"fax(?:ed)?(?:[ \t](?:to|at))?|facsimile", _PHONE_DIGITS, 0.95),
-    # F: electronic mail
-    _shape(PhiKind.EMAIL, r"[\w.%+'-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}" + _AFTER, 0.95),
-    _shape(PhiKind.EMAIL, rf"{_BEFORE}[\w.+-]{{1,64}}[ \t]{{0,2}}(?:\(at\)|[ \t]at[ \t])[ \t]{{0,2}}[\w-]{{1,63}}[ \t]{{0,2}}(?:\(dot\)|[ \t]dot[ \t])[ \t]{{0,2}}[a-z]{{2,12}}{_AFTER}", 0.8),
-    # G: social security
-    _shape(PhiKind.SSN, rf"(?<![0-9A-Za-z_])[0-9]{{3}}{_DASH}[0-9]{{2}}{_DASH}[0-9]{{4}}{_AFTER}", judge=_ssn),
-    _shape(PhiKind.SSN, rf"(?<![0-9A-Za-z_.-])[0-9]{{9}}{_AFTER}(?!\.[0-9]|-)", 0.35),
-    _cue(PhiKind.SSN, r"ssn|ss\#|social[ \t]security|soc(?:ial)?\.?[ \t]sec\.?|social|itin", rf"[0-9]{{3}}{_DASH}{{0,2}}[0-9]{{2}}{_DASH}{{0,2}}[0-9]{{4}}|[x*]{{3}}-?[x*]{{2}}-?[0-9]{{4}}|[0-9]{{4}}", 0.95),
-    # H: medical record
-    _cue(PhiKind.MRN, r"mrn|m\.r\.n\.?|med(?:ical)?\.?[ \t]rec(?:ord)?s?\.?|(?:patient|hospital|health)[ \t]record", _IDENTIFIER, 0.93),
-    _cue(PhiKind.MRN, r"chart|hospital[ \t](?:number|no|id)|unit[ \t]number|record[ \t](?:number|no)", _IDENTIFIER, judge=_after_a_vague_cue),
-    _shape(PhiKind.MRN, rf"{_BEFORE}(?i:mrn|mr)[-_]?[0-9]{{5,12}}{_AFTER}", 0.85),
-    # I: health plan
-    _cue(PhiKind.HEALTH_PLAN, r"(?:member|subscriber|beneficiary|insurance|insured|coverage)[ \t]{0,2}(?:id|number|no|num|\#|policy)|insurance|health[ \t]plan|medicare|medicaid|mbi|hicn|subscriber|beneficiary", _IDENTIFIER, 0.91),
-    _cue(PhiKind.HEALTH_PLAN, r"(?:policy|group|plan)[ \t]{0,2}(?:id|number|no|num|\#)|policy", _IDENTIFIER, judge=_after_a_vague_cue),
-    _shape(PhiKind.HEALTH_PLAN, rf"{_BEFORE}[1-9][AC-HJKMNP-RT-Y][AC-HJKMNP-RT-Y0-9][0-9]-?[AC-HJKMNP-RT-Y][AC-HJKMNP-RT-Y0-9][0-9]-?[AC-HJKMNP-RT-Y]{{2}}[0-9]{{2}}{_AFTER}", 0.85),
-    # J: accounts
-    _cue(PhiKind.ACCOUNT, r"(?:bank[ \t]|checking[ \t]|savings[ \t])?acc(?:oun)?ts?|a/c|routing|aba|invoice|billing", _IDENTIFIER, judge=_after_a_vague_cue),
-    _shape(PhiKind.ACCOUNT, rf"{_BEFORE}[A-Z]{{2}}[0-9]{{2}}(?:[ ]?[A-Z0-9]{{4}}){{2,7}}(?:[ ]?[A-Z0-9]{{1,3}})?{_AFTER}", judge=_iban),
-    _shape(PhiKind.CARD, r"(?<![0-9A-Za-z_.-])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z_]|[.-][0-9])", judge=_card),
-    # K: certificates and licences
-    _cue(PhiKind.LICENSE, r"(?:driver['’]?s?[ \t]|medical[ \t]|nursing[ \t]|state[ \t])?licen[cs]e|dl|dea|certificate|certification|passport|credential", _IDENTIFIER, 0.89),
-    _cue(PhiKind.LICENSE, r"npi|national[ \t]provider[ \t]identifier", r"[0-9]{10}", judge=_npi),
-    _shape(PhiKind.LICENSE, rf"{_BEFORE}[A-Z]{{2}}[0-9]{{7}}{_AFTER}", judge=_dea),
-    # L: vehicles
-    _cue(PhiKind.VEHICLE, r"(?:licen[cs]e[ \t]|number[ \t])?plates?|vehicle(?:[ \t]registration)?|registration|vin", r"(?=[A-Z -]{0,7}[0-9])[A-Z0-9][A-Z0-9 -]{2,16}(?<=[A-Z0-9])", 0.94),
-    _shape(PhiKind.VEHICLE, rf"{_BEFORE}(?=[A-Za-z]{{0,16}}[0-9])[A-HJ-NPR-Za-hj-npr-z0-9]{{17}}{_AFTER}", judge=_vin),
-    # M: devices
-    _cue(PhiKind.DEVICE, r"(?:device[ \t]|pacemaker[ \t]|implant[ \t]|pump[ \t])?serial|s/n|sn|(?:device|implant|pacemaker|pump|meter|monitor)(?:[ \t](?:id|identifier|number|no))|imei|imsi|udi", _IDENTIFIER, 0.92),
-    _shape(PhiKind.DEVICE, rf"{_BEFORE}(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}{_AFTER}", 0.9),
-    # N: addresses on the web
-    _shape(PhiKind.URL, r"(?<![0-9A-Za-z_])(?i:https?|ftp|sftp)://[^\s\[\]<>\"'`{}|\\^]{0,2000}[\w/=&#]", 0.8),
-    _shape(PhiKind.URL, r"(?<![0-9A-Za-z_.@/])(?i:www)\.[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}(?:/[^\s\[\]<>\"'`{}|\\^]{0,2000}[\w/=&#])?", 0.8),
-    # O: internet protocol
-    _shape(PhiKind.IP, r"(?<![0-9A-Za-z_.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z_]|\.[0-9])", judge=_ip),
-    _shape(PhiKind.IP, r"(?<![0-9A-Za-z_:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z_:.])", judge=_ip),
-    # R: any other unique code
-    _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
-)  # fmt: skip
+@cache
+def _rules() -> tuple[_Rule, ...]:
+    """Compiled at the first use: most processes that import this module look at no text."""
+    return (
+        # A: names, by cue
+        _named(r"(?:mr|mrs|ms|mx|miss|dr|prof)\.?(?=[ \t])|doctor|nurse|professor|pt\.?(?=[ \t])", _NAME_WORDS, 0.85),
+        _named(r"(?:patient|client|member|guardian|spouse|parent|full|legal|first|last|maiden|provider)(?:['’]?s)?[ \t]name(?:[ \t]is|[ \t]was)?|(?:name|patient|client|attending|physician|signed|sincerely|caregiver|next[ \t]of[ \t]kin|emergency[ \t]contact)[ \t]{0,2}(?=[:,])", _NAME_WORDS, 0.85),
+        _named(r"my[ \t](?:name[ \t]is|name['’]s|name)|i['’]?m[ \t]called|i[ \t]am[ \t]called|name[ \t]is|(?:is|was|am)[ \t]named|(?:he|she|they)[ \t](?:is|are)[ \t]called", r"[^\W\d_]{2,24}(?:['’-][^\W\d_]{1,24}){0,2}(?:[ \t]" + _NAME_WORD + r"){0,3}", 0.85, _spoken_name),
+        _named(r"(?:call[ \t]me|this[ \t]is|speaking[ \t]with|spoke[ \t](?:to|with)|patient|husband|wife|son|daughter|mother|father|brother|sister|mom|mum|dad|partner|friend|therapist|counsel+or|psychiatrist|yours,?|regards,?|dear)", _NAME_WORDS, judge=_perhaps_a_name),
+        # B: geography below the state
+        _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[A-Z]?[ \t](?:[NSEW]{{1,2}}\.?[ \t])?(?:(?:[{_UPPER}][\w'’.-]{{0,20}}|[0-9]{{1,3}}(?:st|nd|rd|th))[ \t]){{1,4}}(?i:{_STREET}){_AFTER}\.?(?:,?[ \t](?i:apt|apartment|suite|ste|unit|\#)\.?[ \t]?[\w-]{{1,6}})?", 0.85),
+        _shape(PhiKind.ADDRESS, rf"{_BEFORE}[0-9]{{1,6}}[ \t](?:[a-z0-9]{{2,20}}[ \t]){{1,2}}(?:street|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court){_AFTER}", 0.45),
+        _shape(PhiKind.ADDRESS, rf"{_BEFORE}(?i:p\.?[ \t]?o\.?[ \t]?box)[ \t]#?[0-9]{{1,6}}{_AFTER}", 0.9),
+        _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?i:(?:i|he|she|they|we|who|patient)[ \t](?:now[ \t])?lives?[ \t](?:in|near)|living[ \t]in|resid(?:es|ing)[ \t](?:in|at)|residents?[ \t]of|hometown(?:[ \t]is|[ \t]of)?|(?:city|town|county)(?:[ \t]of|[ \t]?:)|moved[ \t]to|born[ \t]in)[ \t]{{1,2}}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})"), 0.7),
+        _Rule(PhiKind.PLACE, re.compile(rf"{_BEFORE}(?P<value>{_NAME_WORD}(?:[ \t]{_NAME_WORD}){{0,2}})(?=,?[ \t]{{1,2}}(?:{_STATES})[ \t,]{{1,3}}[0-9]{{5}})"), 0.8),
+        _shape(PhiKind.ZIP, rf"{_BEFORE}[0-9]{{5}}-[0-9]{{4}}{_AFTER}", 0.7),
+        _Rule(PhiKind.ZIP, re.compile(rf"{_BEFORE}(?:{_STATES})[ \t,]{{1,3}}(?P<value>[0-9]{{5}}(?:-[0-9]{{4}})?){_AFTER}"), 0.85),
+        _cue(PhiKind.ZIP, r"zip(?:[ \t-]?code)?|postal[ \t]code|postcode", r"[0-9]{5}(?:-[0-9]{4})?"),
+        # C: dates but for the year, ages over 89
+        _cue(PhiKind.BIRTH_DATE, r"d\.?o\.?b\.?|date[ \t]of[ \t]birth|birth[ \t-]?(?:date|day)|born(?:[ \t]on)?", _date("b"), 0.95),
+        _cue(PhiKind.DATE, r"admi(?:tted|ssion(?:[ \t]date)?)|discharged?(?:[ \t]date)?|died|deceased|date[ \t]of[ \t](?:death|service|admission|discharge)|d\.?o\.?s\.?|appointment|surgery|seen", _date("e"), 0.8),
+        _standing_alone(_DATE_IN_NUMBERS % ("d", "d")),
+        _standing_alone(_DATE_IN_WORDS),
+        _Rule(PhiKind.DATE, re.compile(r"(?<![0-9A-Za-z_.-])(?P<value>(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9])T[0-9]{2}:[0-9]{2}"), 0.5),
+        _Rule(PhiKind.AGE, re.compile(rf"{_BEFORE}(?P<value>9[0-9]|1[0-2][0-9])[ \t-]?(?:years?|yrs?\.?|y\.?o\.?|y/o)(?:[ \t-]old)?{_AFTER}", re.IGNORECASE), 0.85),
+        _cue(PhiKind.AGE, r"aged?|turn(?:ed|ing|s)", r"9[0-9]|1[0-2][0-9]", 0.8),
+        # D, E: telephone, fax
+        _shape(PhiKind.PHONE, rf"(?<![0-9A-Za-z_.])(?:\+?1{_DASH}{{0,2}})?(?:\([0-9]{{3}}\){_DASH}{{0,2}}|[0-9]{{3}}{_DASH})[0-9]{{3}}{_DASH}[0-9]{{4}}(?:[ ,]{{0,2}}(?i:x|ext\.?|extension)[ .:]{{0,2}}[0-9]{{1,6}})?{_AFTER}", 0.85),
+        _shape(PhiKind.PHONE, r"(?<![0-9A-Za-z_])\+[0-9]{1,3}(?:[-. ()‐‑–—]{0,2}[0-9]{2,4}){2,5}" + _AFTER, 0.75),
+        _shape(PhiKind.PHONE, rf"(?<![0-9A-Za-z_.-])\+?1?[2-9][0-9]{{2}}[2-9][0-9]{{6}}{_AFTER}(?!\.[0-9])", 0.4),
+        _shape(PhiKind.PHONE, r"(?<![0-9A-Za-z_.-])[2-9][0-9]{2}-[0-9]{4}(?![0-9A-Za-z_-])", 0.45),
+        _cue(PhiKind.PHONE, r"(?:tele)?phone|tel|cell(?:[ \t]?phone)?|mobile|landline|pager|(?:call|reach|text|ring|contact)(?:[ \t](?:me|him|her|us|them))?(?:[ \t](?:at|on))?|call[ \t]?back|contact", _PHONE_DIGITS),
+        _cue(PhiKind.FAX, r"fax(?:ed)?(?:[ \t](?:to|at))?|facsimile", _PHONE_DIGITS, 0.95),
+        # F: electronic mail
+        _shape(PhiKind.EMAIL, r"[\w.%+'-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}" + _AFTER, 0.95),
+        _shape(PhiKind.EMAIL, rf"{_BEFORE}[\w.+-]{{1,64}}[ \t]{{0,2}}(?:\(at\)|[ \t]at[ \t])[ \t]{{0,2}}[\w-]{{1,63}}[ \t]{{0,2}}(?:\(dot\)|[ \t]dot[ \t])[ \t]{{0,2}}[a-z]{{2,12}}{_AFTER}", 0.8),
+        # G: social security
+        _shape(PhiKind.SSN, rf"(?<![0-9A-Za-z_])[0-9]{{3}}{_DASH}[0-9]{{2}}{_DASH}[0-9]{{4}}{_AFTER}", judge=_ssn),
+        _shape(PhiKind.SSN, rf"(?<![0-9A-Za-z_.-])[0-9]{{9}}{_AFTER}(?!\.[0-9]|-)", 0.35),
+        _cue(PhiKind.SSN, r"ssn|ss\#|social[ \t]security|soc(?:ial)?\.?[ \t]sec\.?|social|itin", rf"[0-9]{{3}}{_DASH}{{0,2}}[0-9]{{2}}{_DASH}{{0,2}}[0-9]{{4}}|[x*]{{3}}-?[x*]{{2}}-?[0-9]{{4}}|[0-9]{{4}}", 0.95),
+        # H: medical record
+        _cue(PhiKind.MRN, r"mrn|m\.r\.n\.?|med(?:ical)?\.?[ \t]rec(?:ord)?s?\.?|(?:patient|hospital|health)[ \t]record", _IDENTIFIER, 0.93),
+        _cue(PhiKind.MRN, r"chart|hospital[ \t](?:number|no|id)|unit[ \t]number|record[ \t](?:number|no)", _IDENTIFIER, judge=_after_a_vague_cue),
+        _shape(PhiKind.MRN, rf"{_BEFORE}(?i:mrn|mr)[-_]?[0-9]{{5,12}}{_AFTER}", 0.85),
+        # I: health plan
+        _cue(PhiKind.HEALTH_PLAN, r"(?:member|subscriber|beneficiary|insurance|insured|coverage)[ \t]{0,2}(?:id|number|no|num|\#|policy)|insurance|health[ \t]plan|medicare|medicaid|mbi|hicn|subscriber|beneficiary", _IDENTIFIER, 0.91),
+        _cue(PhiKind.HEALTH_PLAN, r"(?:policy|group|plan)[ \t]{0,2}(?:id|number|no|num|\#)|policy", _IDENTIFIER, judge=_after_a_vague_cue),
+        _shape(PhiKind.HEALTH_PLAN, rf"{_BEFORE}[1-9][AC-HJKMNP-RT-Y][AC-HJKMNP-RT-Y0-9][0-9]-?[AC-HJKMNP-RT-Y][AC-HJKMNP-RT-Y0-9][0-9]-?[AC-HJKMNP-RT-Y]{{2}}[0-9]{{2}}{_AFTER}", 0.85),
+        # J: accounts
+        _cue(PhiKind.ACCOUNT, r"(?:bank[ \t]|checking[ \t]|savings[ \t])?acc(?:oun)?ts?|a/c|routing|aba|invoice|billing", _IDENTIFIER, judge=_after_a_vague_cue),
+        _shape(PhiKind.ACCOUNT, rf"{_BEFORE}[A-Z]{{2}}[0-9]{{2}}(?:[ ]?[A-Z0-9]{{4}}){{2,7}}(?:[ ]?[A-Z0-9]{{1,3}})?{_AFTER}", judge=_iban),
+        _shape(PhiKind.CARD, r"(?<![0-9A-Za-z_.-])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z_]|[.-][0-9])", judge=_card),
+        # K: certificates and licences
+        _cue(PhiKind.LICENSE, r"(?:driver['’]?s?[ \t]|medical[ \t]|nursing[ \t]|state[ \t])?licen[cs]e|dl|dea|certificate|certification|passport|credential", _IDENTIFIER, 0.89),
+        _cue(PhiKind.LICENSE, r"npi|national[ \t]provider[ \t]identifier", r"[0-9]{10}", judge=_npi),
+        _shape(PhiKind.LICENSE, rf"{_BEFORE}[A-Z]{{2}}[0-9]{{7}}{_AFTER}", judge=_dea),
+        # L: vehicles
+        _cue(PhiKind.VEHICLE, r"(?:licen[cs]e[ \t]|number[ \t])?plates?|vehicle(?:[ \t]registration)?|registration|vin", r"(?=[A-Z -]{0,7}[0-9])[A-Z0-9][A-Z0-9 -]{2,16}(?<=[A-Z0-9])", 0.94),
+        _shape(PhiKind.VEHICLE, rf"{_BEFORE}(?=[A-Za-z]{{0,16}}[0-9])[A-HJ-NPR-Za-hj-npr-z0-9]{{17}}{_AFTER}", judge=_vin),
+        # M: devices
+        _cue(PhiKind.DEVICE, r"(?:device[ \t]|pacemaker[ \t]|implant[ \t]|pump[ \t])?serial|s/n|sn|(?:device|implant|pacemaker|pump|meter|monitor)(?:[ \t](?:id|identifier|number|no))|imei|imsi|udi", _IDENTIFIER, 0.92),
+        _shape(PhiKind.DEVICE, rf"{_BEFORE}(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}{_AFTER}", 0.9),
+        # N: addresses on the web
+        _shape(PhiKind.URL, r"(?<![0-9A-Za-z_])(?i:https?|ftp|sftp)://[^\s\[\]<>\"'`{}|\\^]{0,2000}[\w/=&#]", 0.8),
+        _shape(PhiKind.URL, r"(?<![0-9A-Za-z_.@/])(?i:www)\.[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}(?:/[^\s\[\]<>\"'`{}|\\^]{0,2000}[\w/=&#])?", 0.8),
+        # O: internet protocol
+        _shape(PhiKind.IP, r"(?<![0-9A-Za-z_.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z_]|\.[0-9])", judge=_ip),
+        _shape(PhiKind.IP, r"(?<![0-9A-Za-z_:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z_:.])", judge=_ip),
+        # R: any other unique code
+        _cue(PhiKind.OTHER_ID, r"(?:patient|case|encounter|visit|study|subject|employee|student|claim|referral|client|resident|participant|specimen|accession|order)[ \t]{0,2}(?:id|identifier|number|no|num|nr|code|\#)|(?:rx|prescription|confirmation|tracking|authorization)[ \t]{0,2}(?:id|number|no|num|code|\#)", _IDENTIFIER, 0.88),
+    )  # fmt: skip
 
-_PATTERNS = tuple(rule.pattern for rule in _RULES)
-_SCREEN = Screen(_PATTERNS, [rule.need for rule in _RULES])
+
+@cache
+def _screen() -> Screen:
+    rules = _rules()
+    return Screen(tuple(rule.pattern for rule in rules), [rule.need for rule in rules])

@@ -4,46 +4,95 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from dr_platform.cli import (
-    backup_verbs,
-    catalog_verbs,
-    data_verbs,
-    drill_verbs,
-    emergency_verbs,
-    fault_verbs,
-    fill_verbs,
-    incident_verbs,
-    intake_verbs,
-    knowledge_verbs,
-    log_verbs,
-    maintenance_verbs,
-    masking_verbs,
-    migration_verbs,
-    monitoring_verbs,
-    platform_verbs,
-    promotion_verbs,
-    release_verbs,
-    rollout_verbs,
-    service_verbs,
-    switch_verbs,
-    synthetic_verbs,
-)
 from dr_platform.cli.context import Choice, repeatable
 from dr_platform.errors import PlatformError
 
+VERBS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "Platform": {
+        "platform_verbs": (
+            "up", "dev", "down", "reset", "status", "health", "doctor", "top", "materialize", "check",
+        ),
+        "service_verbs": ("logs", "diagnose", "connect"),
+        "maintenance_verbs": ("maintenance",),
+        "catalog_verbs": ("catalog",),
+        "monitoring_verbs": ("monitoring",),
+    },
+    "Delivery": {
+        "rollout_verbs": ("deploy", "rollback", "pause", "resume", "abort", "rollout", "controller"),
+        "release_verbs": ("promote", "release"),
+        "promotion_verbs": (
+            "production-ready", "request", "approve", "approvals", "void", "attest", "waive", "freeze", "hold",
+            "promotion",
+        ),
+        "fault_verbs": ("fault",),
+    },
+    "Incidents": {
+        "emergency_verbs": ("emergency",),
+        "incident_verbs": ("incident",),
+        "intake_verbs": ("intake", "intake-server", "intake-key"),
+    },
+    "Databases": {
+        "migration_verbs": ("migrate",),
+        "backup_verbs": ("backup", "backups", "restore", "backup-keys"),
+        "switch_verbs": ("switch",),
+        "drill_verbs": ("drill",),
+        "masking_verbs": ("mask",),
+        "fill_verbs": ("fill",),
+        "synthetic_verbs": ("synthesize",),
+        "log_verbs": ("archive-log",),
+    },
+    "Knowledge, and what to try": {
+        "data_verbs": ("seed", "search", "demo", "demo-delivery"),
+        "knowledge_verbs": ("knowledge",),
+    },
+}  # fmt: skip
+"""Under which heading of the help, and in which module, each verb is. Only the module of the verb that is asked for
+is imported: all of them together take four times as long as a short command does."""
+
+
+class Verbs(TyperGroup):
+    """The verbs of all modules, each imported when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as the base class names it
+        return [verb for modules in VERBS.values() for verbs in modules.values() for verb in verbs]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = cmd_name in self.list_commands(ctx)
+        for heading, modules in VERBS.items():
+            for module, verbs in modules.items():
+                # Who mistyped is told the name that is nearest, of all there are.
+                if cmd_name in verbs or not known:
+                    self._import(heading, module, verbs)
+        return self.commands.get(cmd_name)
+
+    def _import(self, heading: str, module: str, verbs: tuple[str, ...]) -> None:
+        if verbs[0] in self.commands:
+            return
+        root = typer.Typer(context_settings=_CONTEXT)
+        root.callback()(options)  # with one verb alone there would be no group
+        import_module(f"dr_platform.cli.{module}").register(root)
+        for verb in (*root.registered_commands, *root.registered_groups):
+            verb.rich_help_panel = heading
+        self.commands.update(typer.main.get_group(root).commands)
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="drp",
+    cls=Verbs,
     help="Runs a healthcare platform on this machine: services, databases, knowledge, checks and remediation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
 )
 
 
@@ -64,32 +113,7 @@ def options(
     if runtime not in (None, "local", "kubernetes"):
         raise typer.BadParameter("choose local or kubernetes", param_hint="--runtime")
     context.obj = Choice(env, runtime, catalog, state)
-    if isinstance(context.command, TyperGroup):
-        repeatable.of(context.obj, context.command.commands)
-
-
-platform_verbs.register(app)
-service_verbs.register(app)
-data_verbs.register(app)
-migration_verbs.register(app)
-fill_verbs.register(app)
-synthetic_verbs.register(app)
-log_verbs.register(app)
-masking_verbs.register(app)
-rollout_verbs.register(app)
-app.add_typer(maintenance_verbs.app, name="maintenance")
-emergency_verbs.register(app)
-promotion_verbs.register(app)
-app.add_typer(fault_verbs.app, name="fault")
-app.add_typer(incident_verbs.app, name="incident")
-app.add_typer(catalog_verbs.app, name="catalog")
-release_verbs.register(app)
-intake_verbs.register(app)
-backup_verbs.register(app)
-switch_verbs.register(app)
-drill_verbs.register(app)
-app.add_typer(knowledge_verbs.app, name="knowledge")
-app.add_typer(monitoring_verbs.app, name="monitoring")
+    repeatable.of(context.obj, Verbs().list_commands(context))
 
 
 def run() -> None:

@@ -84,3 +84,7 @@ def show_entry(
     choice: Choice = context.obj
     catalog = load_catalog(find_catalog(choice.catalog))
     print_json(show(catalog, name))
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="catalog")

@@ -75,3 +75,7 @@ def clear(
 ) -> None:
     """End faults; replicas behave again within a second."""
     console.print(f"cleared {_store(platform_of(context)).clear(service)} faults")
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="fault")

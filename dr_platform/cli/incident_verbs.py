@@ -263,3 +263,7 @@ _PROBLEMS = {
     "enum": "is none of the values it may have",
     "timezone_aware": "needs a time zone, such as +00:00",
 }
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="incident")

@@ -92,3 +92,7 @@ def key(
         print_json({"model": model, "version": version})
     else:
         console.print(f"{model}: its key is kept, version {version}", markup=False)
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="knowledge")

@@ -109,3 +109,7 @@ def _order(reason: str) -> Order:
         return Order(current_actor(), reason)
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--reason") from None
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="maintenance")

@@ -117,3 +117,7 @@ def _show(verdicts: Mapping[str, Verdict], *, as_json: bool) -> None:
     for name, verdict in verdicts.items():
         console.print(f"{mark(verdict.passed)} {name}: ", end="")
         console.print(verdict.why, markup=False, soft_wrap=True)
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="monitoring")

@@ -8,14 +8,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from dr_platform.cli.app import app
+from dr_platform import cli
+from dr_platform.cli.app import VERBS, app
 from dr_platform.cli.context import Choice, Repeatable
 from tests.catalogs import SHIPPED, shipped_copy
 from tests.e2e.platform_process import clean_environment
@@ -25,18 +29,17 @@ pytestmark = pytest.mark.unit
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
-def verbs(group: typer.Typer = app, prefix: str = "drp") -> Iterator[tuple[str, str | None]]:
+def verbs(group: Any = None, prefix: str = "drp") -> Iterator[tuple[str, str | None]]:
     """Every verb with the text that `--help` shows for it."""
-    for command in group.registered_commands:
-        callback = command.callback
-        assert callback is not None
-        yield f"{prefix} {command.name or callback.__name__.replace('_', '-')}", callback.__doc__
-    for sub in group.registered_groups:
-        assert sub.typer_instance is not None
-        alone = sub.typer_instance.registered_callback
-        if alone is not None and alone.callback is not None:  # a group that does something by itself
-            yield f"{prefix} {sub.name}", alone.callback.__doc__
-        yield from verbs(sub.typer_instance, f"{prefix} {sub.name}")
+    group = group or typer.main.get_command(app)
+    for name in group.list_commands(None):
+        verb = group.get_command(None, name)
+        if not isinstance(verb, TyperGroup):
+            yield f"{prefix} {name}", verb.help
+            continue
+        if verb.invoke_without_command:  # a group that does something by itself
+            yield f"{prefix} {name}", verb.help
+        yield from verbs(verb, f"{prefix} {name}")
 
 
 def drp(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
@@ -48,6 +51,25 @@ def drp(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
 def test_every_verb_has_help_and_stands_in_the_document(verb: str, text: str | None) -> None:
     assert text, f"{verb} is missing its help"
     assert f"`{verb}" in DOCUMENT
+
+
+@pytest.mark.parametrize(("module", "named"), [pair for modules in VERBS.values() for pair in modules.items()])
+def test_a_module_has_the_verbs_by_which_it_is_found(module: str, named: tuple[str, ...]) -> None:
+    root = typer.Typer()
+    root.callback()(lambda: None)
+    import_module(f"dr_platform.cli.{module}").register(root)
+    assert set(typer.main.get_group(root).commands) == set(named)
+
+
+def test_every_module_of_verbs_is_found() -> None:
+    there = {path.stem for path in Path(cli.__file__).parent.glob("*_verbs.py")}
+    assert {module for modules in VERBS.values() for module in modules} == there
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest_one() -> None:
+    done = CliRunner().invoke(app, ["incidnt", "list"])
+    assert done.exit_code == 2
+    assert "incident" in done.output
 
 
 def test_the_document_names_no_verb_that_does_not_exist() -> None:
@@ -141,13 +163,13 @@ def test_reset_does_nothing_without_the_right_word(tmp_path: Path) -> None:
 # Commands in messages
 
 
-VERBS = ("up", "rollout", "release")
+SOME = ("up", "rollout", "release")
 MESSAGE = "`drp up` starts drp; run it: drp rollout show, `drp --env staging up`, not adrp up, drp-up or drp upgrade"
 
 
 def test_a_command_in_a_message_repeats_the_options_that_were_given() -> None:
     repeatable = Repeatable()
-    repeatable.of(Choice("staging", "local", Path("/a path")), VERBS)
+    repeatable.of(Choice("staging", "local", Path("/a path")), SOME)
     typed = "drp --env staging --runtime local --catalog '/a path'"
     expected = MESSAGE.replace("`drp up", f"`{typed} up").replace("drp rollout", f"{typed} rollout")
     assert repeatable.text(MESSAGE) == expected
@@ -162,13 +184,13 @@ def test_a_command_in_a_message_repeats_the_options_that_were_given() -> None:
 def test_without_options_a_message_stays_as_it_is() -> None:
     repeatable = Repeatable()
     assert repeatable.text(MESSAGE) == MESSAGE
-    repeatable.of(Choice(), VERBS)
+    repeatable.of(Choice(), SOME)
     assert repeatable.text(MESSAGE) == MESSAGE
 
 
 def test_styles_stay_where_they_were() -> None:
     repeatable = Repeatable()
-    repeatable.of(Choice("staging"), VERBS)
+    repeatable.of(Choice("staging"), SOME)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
     console.push_render_hook(repeatable)
     with console.capture() as printed:

@@ -18,13 +18,13 @@ TEXTS = [*HARMLESS, *(sample.text for sample in samples(rounds=5))]
 
 
 def found(text: str) -> list[phi.PhiSpan]:
-    return phi._found(text, phi._SCREEN([text]).get(0, {}))
+    return phi._found(text, phi._screen()([text]).get(0, {}))
 
 
 def every_pattern(text: str) -> list[phi.PhiSpan]:
     """What is found without any condition, which is what each pattern says."""
     found = []
-    for rule in phi._RULES:
+    for rule in phi._rules():
         for match in rule.pattern.finditer(text):
             confidence = rule.judge(match["value"]) if rule.judge else rule.confidence
             if confidence > 0:
@@ -54,7 +54,7 @@ def test_the_detector_finds_what_all_its_patterns_find(text: str) -> None:
 
 @given(st.data())
 def test_a_match_of_any_pattern_is_found_whatever_stands_around_it(data: st.DataObject) -> None:
-    rule = data.draw(st.sampled_from(phi._RULES))
+    rule = data.draw(st.sampled_from(phi._rules()))
     text = data.draw(st.sampled_from(["", "a ", "1", "É", "."])) + data.draw(st.from_regex(rule.pattern))
     assert found(text) == every_pattern(text)
 
@@ -81,9 +81,9 @@ def test_the_corpus_together_gives_what_all_patterns_find() -> None:
 
 
 def test_most_patterns_are_tried_where_they_may_begin_and_none_on_every_text() -> None:
-    leads = [lead_of(rule.pattern) for rule in phi._RULES]
+    leads = [lead_of(rule.pattern) for rule in phi._rules()]
     assert sum(lead is None for lead in leads) < len(leads) / 4
-    assert phi._SCREEN(["I have been feeling anxious this week."]) == {}
+    assert phi._screen()(["I have been feeling anxious this week."]) == {}
 
 
 @pytest.mark.parametrize(
