@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DRP := $(BIN)/drp
 PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
+# Processes start often, here and on the platform: what is compiled once is not compiled again.
+unexport PYTHONDONTWRITEBYTECODE
 .SUFFIXES:
 
 $(VENV)/made: requirements/build.txt
@@ -81,8 +83,8 @@ demo-delivery: $(VENV)/run ## Watch a good release promoted, and a bad one caugh
 
 .PHONY: test
 test: $(VENV)/test ## Run the project's own tests
-	@$(PYTEST) -m "not e2e and not install and not vault and not s3 and not monitoring" -n 3 --dist loadfile
-	@$(PYTEST) -m e2e
+	@$(PYTEST) tests/unit tests/contracts -m "not vault and not s3" -n 3 --dist loadfile
+	@$(PYTEST) tests/e2e
 
 # What runs is validated by suites of checks; what they find stands in Dagster's UI as well.
 .PHONY: test-all test-smoke test-integration test-hipaa test-ai test-security test-performance test-recovery
