@@ -416,8 +416,17 @@ class BackupDesk:
         restored = restoring.carry_out(plan, target, self.reader, self.platform.clock, confirmed, self.progress)
         body = {"backup": plan.backup_id, "into": plan.into, "plan": plan.digest, "reason": reason}
         told = {"taken": f"{plan.created_at:%Y-%m-%d %H:%M} UTC", "moment": plan.moment, "equal": restored.is_equal}
-        self.note(RESTORED, plan.database, actor, {**body, **told, "seconds": round(restored.seconds, 3)})
+        made = {**self._identity_of(plan), "seconds": round(restored.seconds, 3)}
+        self.note(RESTORED, plan.database, actor, {**body, **told, **made})
         return restored
+
+    def _identity_of(self, plan: RestorePlan) -> Mapping[str, str]:
+        """By which a switch knows again what was restored; empty where the engine has no switch, or does not answer."""
+        try:
+            target = self.engine_of(self.platform, plan.database).switching().standing(plan.into).target
+        except PlatformError:
+            return {}
+        return {"identity": target.identity} if target else {}
 
     def offer(self, plan: RestorePlan) -> Offer:
         """How what was restored goes live. That is a person's: applications lose what was written since the backup."""

@@ -119,20 +119,21 @@ class SwitchDesk:
         """Looks at the server and at the evidence. Raises ``UnknownDatabase``, ``NoSwitch``, ``SwitchRefused``."""
         self.backups.require(database)
         switching = self.backups.engine_of(self.platform, database).switching()
+        standing = switching.standing(to)
         return decide(
             self.platform.environment.name,
             database,
             to,
-            switching.standing(to),
-            self._origin(database, to),
+            standing,
+            self._origin(database, to, standing.target.identity if standing.target else ""),
             users_of(self.platform, database),
             switching.interruption,
             switching.kept_as(to, "MOMENT"),
         )
 
-    def _origin(self, database: str, to: str) -> Origin:
+    def _origin(self, database: str, to: str, identity: str) -> Origin:
         try:
-            return origin_of(self.platform.evidence.entries(subject=subject_of(database)), to)
+            return origin_of(self.platform.evidence.entries(subject=subject_of(database)), to, identity)
         except PlatformError as exc:
             return Origin("", objection=f"{NOT_OURS.objection}: {exc.what}")
 

@@ -118,13 +118,14 @@ class Origin:
 NOT_OURS = Origin("", objection="the evidence log does not say that it was restored here and proved equal")
 
 
-def origin_of(entries: Iterable[Entry], to: str) -> Origin:
-    """Of entries about the backups of one database, in their order, the last that made ``to`` counts."""
+def origin_of(entries: Iterable[Entry], to: str, identity: str = "") -> Origin:
+    """Of entries about the backups of one database, in their order, the last that made ``to`` counts. ``identity`` is
+    what the server says of the database that has this name now; without it the name alone is compared."""
     found = NOT_OURS
     for entry in entries:
         body = entry.body
         if entry.kind == RESTORED and body.get("into") == to:
-            found = _restored(body, entry.at)
+            found = _restored(body, entry.at, identity)
         elif entry.kind == SWITCHED and body.get("before") == to:
             found = Origin(f"was live until {_minute(entry.at)}", f"{_SINCE_WHEN} {_minute(entry.at)}")
         elif entry.kind == MASKED and body.get("into") == to:
@@ -133,8 +134,10 @@ def origin_of(entries: Iterable[Entry], to: str) -> Origin:
     return found
 
 
-def _restored(body: Any, at: datetime) -> Origin:
+def _restored(body: Any, at: datetime, identity: str) -> Origin:
     what, moment = f"restored from {body.get('backup')} at {_minute(at)}", body.get("moment")
+    if identity and body.get("identity", identity) != identity:
+        return Origin("", objection=f"the one that was {what} is gone, this one was made later under its name")
     if moment:
         objection = f"it was brought to {moment}, where there was nothing to compare it with"
         return Origin(f"{what}, brought to {moment}", f"{_SINCE_WHEN} {moment}", objection)

@@ -181,7 +181,10 @@ def test_a_restore_shows_its_plan_wants_the_id_and_never_goes_into_the_live_data
     assert RESTORED not in kinds_of_evidence(desk.platform)
     restored = desk.restore(plan, record.id, "somebody", "a drill")
     assert {check.passed for check in restored.checks} <= {True, None}
-    assert RESTORED in kinds_of_evidence(desk.platform)
+    (told,) = desk.platform.evidence.entries(kind=RESTORED)
+    target = desk.engine_of(desk.platform, NAME).switching().standing("7").target
+    assert target is not None
+    assert told.body["identity"] == target.identity
 
 
 def test_what_a_policy_does_not_keep_is_planned_removed_and_counted(desk: BackupDesk) -> None:

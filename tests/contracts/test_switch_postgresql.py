@@ -29,6 +29,7 @@ from dr_platform.backups.switch import (
     NotConfirmed,
     NotSwitched,
     ReasonNeeded,
+    SwitchPlan,
     SwitchRefused,
     subject_of,
 )
@@ -283,6 +284,19 @@ def test_plan_and_evidence_name_what_goes_live_and_the_restore_offers_it(place: 
     assert entry.body["plan"] == plan["digest"] == place.entries(ASKED)[-1].body["plan"]
     again = place.drp("switch", NAME, "--to", "app_restored", "--json")
     assert (again.exit_code, json.loads(again.stdout)["before"]) == (2, done.before)
+
+
+def test_a_database_made_by_hand_under_the_name_of_a_restored_one_needs_a_reason(place: Place) -> None:
+    to = place.restored("app_restored")
+    known = place.desk.plan(NAME, to)
+    assert isinstance(known, SwitchPlan)
+    assert known.objections == ()
+    with place.connected("postgres") as connection:
+        connection.execute("DROP DATABASE app_restored")
+        connection.execute(sql.SQL("CREATE DATABASE app_restored TEMPLATE {}").format(sql.Identifier("template0")))
+    found = place.desk.plan(NAME, to)
+    assert isinstance(found, SwitchPlan)
+    assert any("made later under its name" in objection for objection in found.objections)
 
 
 _STATE_OF = """

@@ -131,6 +131,17 @@ def test_what_was_not_proved_equal_is_an_objection(body: dict[str, Any], objecti
     assert objection in origin_of(entries((RESTORED, body)), "app_restored").objection
 
 
+def test_a_database_made_later_under_the_name_of_a_restored_one_is_another() -> None:
+    log = entries((RESTORED, {**RESTORE, "identity": "16400"}))
+    assert origin_of(log, "app_restored", "16400").objection == ""
+    another = origin_of(log, "app_restored", "16999")
+    assert "made later under its name" in another.objection
+    assert another.what == ""
+    assert (
+        origin_of(entries((RESTORED, RESTORE)), "app_restored", "16400").objection == ""
+    )  # restored by an older version
+
+
 def test_a_masked_database_that_passed_may_go_live_and_is_said_to_hold_other_data() -> None:
     body = {"into": "app_mask_1", "source": "production-backup", "run": "mask-1"}
     found = origin_of(entries((RESTORED, RESTORE), (MASKED, body)), "app_mask_1")
