@@ -56,6 +56,10 @@ class Kind:
     def path_of(self, name: str) -> str:
         return f"{self.folder}/{name}/{self.inner}" if self.inner else f"{self.folder}/{name}.yaml"
 
+    def names_in(self, root: Path) -> list[str]:
+        """Of the files that a catalog folder has of this kind, by their names alone."""
+        return sorted(f.parent.name if self.inner else f.stem for f in root.glob(self.path_of("*")))
+
 
 KINDS = (
     Kind("service", Service, "services"),

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dr_platform.cli.completion import names_of
 from dr_platform.cli.context import Choice, repeatable
 from dr_platform.errors import PlatformError
 
@@ -90,7 +91,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Runs a healthcare platform on this machine: services, databases, knowledge, checks and remediation.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=_CONTEXT,
 )
@@ -100,7 +100,12 @@ app = typer.Typer(
 def options(
     context: typer.Context,
     env: Annotated[
-        str | None, typer.Option("--env", help="Environment of the catalog; DRP_ENVIRONMENT, else local.")
+        str | None,
+        typer.Option(
+            "--env",
+            help="Environment of the catalog; DRP_ENVIRONMENT, else local.",
+            autocompletion=names_of("environment"),
+        ),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="`local` runs any environment embedded on this machine.")

@@ -17,6 +17,7 @@ from dr_platform.backups.keys import NoRecipient
 from dr_platform.backups.port import Kind
 from dr_platform.backups.restore import RestorePlan
 from dr_platform.backups.retention import Plan
+from dr_platform.cli.completion import DatabaseArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
@@ -36,7 +37,7 @@ def _desk(context: typer.Context) -> BackupDesk:
 
 def backup(
     context: typer.Context,
-    database: Annotated[str, typer.Argument(help="A database of the catalog.")],
+    database: DatabaseArgument,
     kind: Annotated[Kind | None, typer.Option(help="What it is made of; else the one for disaster recovery.")] = None,
     reason: ReasonOption = "on demand",
     as_json: JsonOption = False,
@@ -209,7 +210,7 @@ def rotate_keys(context: typer.Context, as_json: JsonOption = False) -> None:
 
 def restore(
     context: typer.Context,
-    database: Annotated[str, typer.Argument(help="A database of the catalog.")],
+    database: DatabaseArgument,
     backup_id: Annotated[str, typer.Option("--backup", help="As `drp backups` shows it.")],
     into: Annotated[str, typer.Option("--into", help="A new database; it must not exist.")],
     until: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dr_platform.cli.completion import names_of
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.errors import ExitCode, PlatformError
 
@@ -23,7 +24,9 @@ class UnknownKnowledgeSet(PlatformError):
 
 def seed(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="SET", help="A knowledge set of the catalog.")],
+    name: Annotated[
+        str, typer.Argument(metavar="SET", help="A knowledge set of the catalog.", autocompletion=names_of("knowledge"))
+    ],
     source: Annotated[
         Path | None,
         typer.Option(help="Markdown folder, JSONL, CSV or question-and-answer XML; else the set's own articles."),

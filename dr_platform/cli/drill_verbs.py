@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dr_platform.backups.drill import Drill
+from dr_platform.cli.completion import names_of
 from dr_platform.cli.context import JsonOption, console, mark, platform_of, print_json, say
 from dr_platform.drill import DisasterDrill, identity_of
 from dr_platform.errors import ExitCode
@@ -19,7 +20,10 @@ from dr_platform.identity import current_actor
 def drill(
     context: typer.Context,
     databases: Annotated[
-        list[str] | None, typer.Argument(metavar="[DATABASE]...", help="These alone; else all of the catalog.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATABASE]...", help="These alone; else all of the catalog.", autocompletion=names_of("database")
+        ),
     ] = None,
     identity: Annotated[
         Path | None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dr_platform.cli.completion import names_of
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 def emergency(
     context: typer.Context,
     reason: Annotated[str, typer.Option(help="Why, for the incident; callers do not see it.")],
-    service: Annotated[str | None, typer.Argument(help="The service that is in trouble.")] = None,
+    service: Annotated[
+        str | None, typer.Argument(help="The service that is in trouble.", autocompletion=names_of("service"))
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole platform instead of one service.")] = False,
     security: Annotated[
         bool,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dr_platform.cli.completion import ServiceArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.faults import FaultStore, parse_compliance_flags, parse_seconds
 from dr_platform.platform import Platform
@@ -21,7 +22,7 @@ def _store(platform: Platform) -> FaultStore:
 @app.command()
 def inject(
     context: typer.Context,
-    service: Annotated[str, typer.Argument(help="Name of a service of the catalog.")],
+    service: ServiceArgument,
     version: Annotated[str, typer.Option(help="The version that shall misbehave, deployed or not.")],
     error_ratio: Annotated[float | None, typer.Option(help="Share of requests answered 500, 0 to 1.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Added to every answer.")] = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dr_platform.cli.completion import DatabaseArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.data_filling import fill_here, try_batch
 from dr_platform.schema_changes import steps_of
@@ -14,7 +15,7 @@ from dr_platform.schema_changes import steps_of
 
 def fill(
     context: typer.Context,
-    database: Annotated[str, typer.Argument(metavar="DATABASE", help="A database of the catalog.")],
+    database: DatabaseArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A step that fills in data in batches.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try one batch, and roll it back.")] = False,
     as_json: JsonOption = False,

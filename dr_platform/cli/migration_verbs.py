@@ -8,6 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from dr_platform.approvals import person_at_work
+from dr_platform.cli.completion import DatabaseArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.cli.promotion_verbs import AsOption
 from dr_platform.errors import ExitCode, PlatformError
@@ -42,7 +43,7 @@ class Contradiction(PlatformError):
 
 def migrate(
     context: typer.Context,
-    database: Annotated[str, typer.Argument(metavar="DATABASE", help="A database of the catalog.")],
+    database: DatabaseArgument,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Try it on a copy: times, locks, and the way back.")

@@ -17,6 +17,7 @@ from dr_platform.backups.errors import DamagedBackup, UnknownBackup
 from dr_platform.backups.restore import RestoreRefused
 from dr_platform.backups.switch import SwitchRefused
 from dr_platform.catalog import Environment
+from dr_platform.cli.completion import ReleaseArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json
 from dr_platform.database_switch import switch_digest
 from dr_platform.errors import ExitCode, PlatformError, TemporaryFailure
@@ -134,7 +135,7 @@ def show_gate(table: GateTable) -> None:
 
 def request(
     context: typer.Context,
-    release: Annotated[str, typer.Argument(help="A release of the catalog.")],
+    release: ReleaseArgument,
     reason: ReasonOption,
     to: TargetOption = None,
     as_name: AsOption = None,
@@ -334,7 +335,7 @@ hold_app = typer.Typer(help="Keep one release out of an environment, or let it i
 @hold_app.command(name="set")
 def hold_set(
     context: typer.Context,
-    release: Annotated[str, typer.Argument(help="A release of the catalog.")],
+    release: ReleaseArgument,
     reason: ReasonOption,
     to: TargetOption = None,
     as_name: AsOption = None,
@@ -349,7 +350,7 @@ def hold_set(
 @hold_app.command(name="clear")
 def hold_clear(
     context: typer.Context,
-    release: Annotated[str, typer.Argument(help="A release of the catalog.")],
+    release: ReleaseArgument,
     reason: ReasonOption,
     to: TargetOption = None,
     as_name: AsOption = None,

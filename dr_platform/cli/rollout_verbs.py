@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dr_platform.catalog.models import Strategy
+from dr_platform.cli.completion import ServiceArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.errors import ExitCode
 from dr_platform.identity import current_actor
@@ -18,8 +19,6 @@ from dr_platform.platform import Platform
 from dr_platform.rollout.record import Intent, Outcome, Record, Restarted, Rollout
 
 rollout_app = typer.Typer(help="The rollout of a service: what is under way, and what was last.", no_args_is_help=True)
-
-ServiceArgument = Annotated[str, typer.Argument(help="A service of the catalog.")]
 
 
 def deploy(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dr_platform.cli.completion import DatabaseArgument, ServiceArgument
 from dr_platform.cli.context import JsonOption, console, mark, platform_of, print_json
 from dr_platform.errors import ExitCode, PlatformError
 from dr_platform.platform import Platform
@@ -38,7 +39,7 @@ def logs(
 
 def diagnose(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A service of the catalog.")],
+    name: ServiceArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Everything one needs at night about one service: state, probes, dependencies, events, last log lines."""
@@ -102,7 +103,7 @@ def _show_diagnosis(report: dict[str, Any]) -> None:
 
 def connect(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A database of the catalog.")],
+    name: DatabaseArgument,
     role: Annotated[str, typer.Option(help="application or admin.")] = "application",
 ) -> None:
     """Open a prompt on a database with its own credentials, which are never shown."""

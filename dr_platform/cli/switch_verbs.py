@@ -8,6 +8,7 @@ import typer
 
 from dr_platform.backup_desk import BackupDesk
 from dr_platform.backups.switch import AlreadyDone, SwitchPlan
+from dr_platform.cli.completion import DatabaseArgument
 from dr_platform.cli.context import JsonOption, console, platform_of, print_json, say
 from dr_platform.database_switch import SwitchDesk
 from dr_platform.errors import ExitCode
@@ -16,7 +17,7 @@ from dr_platform.identity import current_actor
 
 def switch(
     context: typer.Context,
-    database: Annotated[str, typer.Argument(help="A database of the catalog.")],
+    database: DatabaseArgument,
     to: Annotated[str, typer.Option("--to", help="What `drp restore` made, or what an earlier switch kept.")],
     confirm: Annotated[
         str | None, typer.Option("--confirm", help="The same name again, once you have read the plan.")

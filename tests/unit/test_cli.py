@@ -197,3 +197,34 @@ def test_styles_stay_where_they_were() -> None:
         console.print("see [bold]`drp up`[/] and [red]bad[/]")
     assert "\x1b[31mbad\x1b[0m" in printed.get()
     assert re.sub(r"\x1b\[\d+m", "", printed.get()) == "see `drp --env staging up` and bad\n"
+
+
+# What a shell completes
+
+PROGRAM = "import sys; sys.argv[0] = 'drp'; from dr_platform.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        pytest.param(["back"], ["backup", "backup-keys", "backups"], id="a verb"),
+        pytest.param(["rollout", "re"], ["restart", "retry"], id="a verb of a group"),
+        pytest.param(["backup", "p"], ["postgres"], id="a database"),
+        pytest.param(["--env", "st"], ["staging"], id="an environment"),
+        pytest.param(
+            ["--catalog", "ELSEWHERE", "deploy", "bi"], ["billing", "billing-of-another"], id="another catalog"
+        ),
+        pytest.param(["--catalog", "/nowhere", "deploy", ""], [], id="no catalog"),
+    ],
+)
+def test_a_shell_completes_verbs_and_names_of_the_catalog(typed: list[str], offered: list[str], tmp_path: Path) -> None:
+    root = shipped_copy(tmp_path)
+    (root / "services" / "billing-of-another.yaml").write_text("not: [a service", encoding="utf-8")
+    words = ["drp", *(str(root) if word == "ELSEWHERE" else word for word in typed)]
+    asked = {"_DRP_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True, text=True, check=False, env=clean_environment() | asked, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert sorted(done.stdout.split()) == offered
