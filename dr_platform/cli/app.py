@@ -119,6 +119,7 @@ def options(
         raise typer.BadParameter("choose local or kubernetes", param_hint="--runtime")
     context.obj = Choice(env, runtime, catalog, state)
     repeatable.of(context.obj, Verbs().list_commands(context))
+    context.call_on_close(repeatable.ended)
 
 
 def run() -> None:

@@ -64,11 +64,16 @@ class Repeatable(RenderHook):
     def __init__(self) -> None:
         self._command: re.Pattern[str] | None = None
         self._options = ""
+        self._is_running = False
 
     def of(self, choice: Choice, verbs: Collection[str]) -> None:
         """``verbs`` tell a command from a sentence about ``drp``."""
-        self._options = choice.typed
+        self._options, self._is_running = choice.typed, True
         self._command = re.compile(rf"(?<![\w-])drp(?= (?:{'|'.join(map(re.escape, verbs))})\b)")
+
+    def ended(self) -> None:
+        """What is printed from now on is another command's. The reason why this one failed is still its own."""
+        self._is_running = False
 
     def text(self, text: str) -> str:
         return text if not self._options or self._command is None else self._command.sub(self._typed, text)
@@ -80,7 +85,7 @@ class Repeatable(RenderHook):
         return [self._styled(one) if isinstance(one, Text) else one for one in renderables]
 
     def _styled(self, text: Text) -> Text:
-        if not self._options or self._command is None:
+        if not self._is_running or not self._options or self._command is None:
             return text
         ends = [found.end() for found in self._command.finditer(text.plain)]
         done = text.blank_copy()

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from dr_platform import cli
 from dr_platform.cli.app import VERBS, app
-from dr_platform.cli.context import Choice, Repeatable
+from dr_platform.cli.context import Choice, Repeatable, repeatable
 from tests.catalogs import SHIPPED, shipped_copy
 from tests.e2e.platform_process import clean_environment
 
@@ -168,31 +168,40 @@ MESSAGE = "`drp up` starts drp; run it: drp rollout show, `drp --env staging up`
 
 
 def test_a_command_in_a_message_repeats_the_options_that_were_given() -> None:
-    repeatable = Repeatable()
-    repeatable.of(Choice("staging", "local", Path("/a path")), SOME)
+    hook = Repeatable()
+    hook.of(Choice("staging", "local", Path("/a path")), SOME)
     typed = "drp --env staging --runtime local --catalog '/a path'"
     expected = MESSAGE.replace("`drp up", f"`{typed} up").replace("drp rollout", f"{typed} rollout")
-    assert repeatable.text(MESSAGE) == expected
+    assert hook.text(MESSAGE) == expected
     console = Console(file=io.StringIO(), width=40)
-    console.push_render_hook(repeatable)
+    console.push_render_hook(hook)
     with console.capture() as printed:
         console.print(MESSAGE, markup=False, soft_wrap=True)
         console.print("[bold]nothing[/] to repeat")
     assert printed.get() == f"{expected}\nnothing to repeat\n"
 
 
+def test_options_of_one_command_are_not_those_of_the_next() -> None:
+    CliRunner().invoke(app, ["--env", "staging", "catalog", "schema", "service"])
+    console = Console(file=io.StringIO(), width=80)
+    console.push_render_hook(repeatable)
+    with console.capture() as printed:
+        console.print("see `drp up`")
+    assert printed.get() == "see `drp up`\n"
+
+
 def test_without_options_a_message_stays_as_it_is() -> None:
-    repeatable = Repeatable()
-    assert repeatable.text(MESSAGE) == MESSAGE
-    repeatable.of(Choice(), SOME)
-    assert repeatable.text(MESSAGE) == MESSAGE
+    hook = Repeatable()
+    assert hook.text(MESSAGE) == MESSAGE
+    hook.of(Choice(), SOME)
+    assert hook.text(MESSAGE) == MESSAGE
 
 
 def test_styles_stay_where_they_were() -> None:
-    repeatable = Repeatable()
-    repeatable.of(Choice("staging"), SOME)
+    hook = Repeatable()
+    hook.of(Choice("staging"), SOME)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
-    console.push_render_hook(repeatable)
+    console.push_render_hook(hook)
     with console.capture() as printed:
         console.print("see [bold]`drp up`[/] and [red]bad[/]")
     assert "\x1b[31mbad\x1b[0m" in printed.get()
