@@ -136,9 +136,15 @@ class TableMasking(Engine, Generic[Live]):
                             opened = cipher.decrypt(bytes(row[column]), place_of(described.sealed, row))
                             yield f"{name}.{column}", opened.encode()
 
+    def _differing(self, one: Masked) -> str:
+        """The target is compared with what was read: a source that lives goes on changing."""
+        if not one.whole:
+            return f"{one.name}: {one.rows} were read, the source had another number before and after"
+        arrived = self._arrived(one.name)
+        return "" if arrived == one.rows else f"{one.name}: {one.rows} were read, {arrived} arrived"
+
     def gates(self, masked: tuple[Masked, ...]) -> tuple[Gate, ...]:
-        # The target is compared with what was read: a source that lives goes on changing.
-        differing = [one.name for one in masked if not one.whole or self._arrived(one.name) != one.rows]
+        differing = [why for one in masked if (why := self._differing(one))]
         met = {place: hits for one in masked for place, hits in self._staying(one.name) if hits}
         total, hits = sum(one.rows for one in masked), sum(met.values())
         return (

@@ -234,8 +234,12 @@ def test_documents_that_were_not_read_fail_the_gate(report: Report, parts: dict[
     with contextlib.closing(MongoMasking(part.source, target, part.known, part.steps, OPENED, SEALING)) as engine:
         (read,) = [one for one in report.tables["mongodb"] if one.name == "care_plans"]
         assert engine.gates((read,))[0].passed
-        assert not engine.gates((replace(read, whole=False),))[0].passed
-        assert not engine.gates((replace(read, rows=read.rows + 1),))[0].passed
+        in_part = engine.gates((replace(read, whole=False),))[0]
+        assert not in_part.passed
+        assert in_part.detail.startswith(f"care_plans: {read.rows} were read, the source had another number")
+        lost = engine.gates((replace(read, rows=read.rows + 1),))[0]
+        assert not lost.passed
+        assert lost.detail == f"care_plans: {read.rows + 1} were read, {read.rows} arrived"
 
 
 def test_every_gate_passes_and_no_canary_is_found_in_any_database(report: Report) -> None:
